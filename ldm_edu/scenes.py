@@ -1,0 +1,205 @@
+"""The grammar of Tiny Worlds: one integer seed gives a scene, and a scene gives captions.
+
+A scene is a sky, a ground, some weather and one to three things; every caption also carries the facts it
+states, so that a picture can be checked against its prompt (`metrics.py`).
+"""
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .painting import COLOURS, PAINTERS
+
+SKIES = ("day", "sunset", "night")
+GROUNDS = ("grass", "sand", "snow", "water")
+WEATHERS = ("clear", "clouds", "rain", "snowfall", "rainbow")
+KINDS = tuple(PAINTERS)
+SIZES = {"small": 0.24, "big": 0.39}                       # height of a thing, in fractions of the picture
+PLACES = {"left": 0.19, "middle": 0.5, "right": 0.81}      # centre of a thing, in fractions of the width
+HELD_OUT = frozenset({("house", "pink"), ("tree", "blue"), ("boat", "purple"), ("car", "white"),
+                      ("mushroom", "green"), ("rocket", "yellow"), ("balloon", "orange"), ("cactus", "red"),
+                      ("cat", "green"), ("snowman", "purple")})  # never together in training or validation
+SPLITS = {"train": 0, "validation": 10**9, "composition": 2 * 10**9}  # first seed of each split
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing of a scene. (x, y): where it stands, fractions of width and height; scale: its height."""
+    kind: str
+    colour: str
+    size: str
+    place: str
+    front: bool  # stands before another thing at the same place
+    x: float
+    y: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that `paint` needs. horizon: height above the bottom edge; things: far to near."""
+    sky: str
+    ground: str
+    weather: str
+    things: tuple[Thing, ...]
+    horizon: float
+    light_x: float
+    light_y: float
+    variant: int  # which of four star fields, cloud banks, hill lines
+
+
+def make_scene(seed: int) -> Scene:
+    """The scene of a seed. Seeds of the "composition" split hold at least one pair of HELD_OUT, others none."""
+    rng = random.Random(seed)
+    sky, ground = rng.choice(SKIES), rng.choice(GROUNDS)
+    weather = rng.choice(("clear", "clear", "clouds", "rain", "snowfall", "rainbow" if sky != "night" else "clear"))
+    horizon = rng.uniform(0.36, 0.42)
+    count = rng.choices((1, 2, 3), (35, 45, 20))[0]
+    held_out_at = rng.randrange(count) if seed >= SPLITS["composition"] else None
+    twins, in_front = rng.random() < 0.2, count > 1 and rng.random() < 0.3
+    places = rng.sample(list(PLACES), 3)
+    things: list[Thing] = []
+    for i in range(count):
+        kind, colour = rng.choice(KINDS), rng.choice(list(COLOURS))
+        size = rng.choice(list(SIZES))
+        if twins and i and held_out_at is None:
+            kind, colour, size = things[0].kind, things[0].colour, things[0].size
+        if i == held_out_at:
+            kind, colour = rng.choice(sorted(HELD_OUT))
+        while i != held_out_at and (kind, colour) in HELD_OUT:
+            colour = rng.choice(list(COLOURS))
+        place, front = places[i], False
+        if in_front and i == 0:
+            size = "big"
+        if in_front and i == 1:
+            place, front, size = places[0], True, "small"
+        things.append(_stand(rng, kind, colour, size, place, front))
+    things.sort(key=lambda thing: (thing.front, -thing.y))
+    return Scene(sky, ground, weather, tuple(things), horizon, light_x=rng.uniform(0.14, 0.86),
+                 light_y=rng.uniform(0.5, 0.58) if sky == "sunset" else rng.uniform(0.74, 0.86),
+                 variant=rng.randrange(4))
+
+
+def _stand(rng: random.Random, kind: str, colour: str, size: str, place: str, front: bool) -> Thing:
+    """Puts a thing on the ground with jitter. Small ones stand nearer, so that no big one hides them."""
+    x, y = PLACES[place] + rng.uniform(-0.03, 0.03), rng.uniform(0.18, 0.25) if size == "big" else rng.uniform(0.12, 0.18)
+    scale = SIZES[size] * rng.uniform(0.94, 1.06)
+    if kind == "balloon":
+        y += 0.1 + 0.12 * (size == "small")  # balloons fly
+    if front:
+        x, y = x + rng.choice((-0.1, 0.1)), rng.uniform(0.05, 0.09)
+    return Thing(kind, colour, size, place, front, x, y, scale)
+
+
+# --- Captions -------------------------------------------------------------------------------------------------------
+
+SAID = {  # how an attribute is put into words; {} marks where a place or a size is already part of the phrase
+    "day": ("by day", "in daylight", "in the daytime"), "sunset": ("at sunset", "in the evening", "at dusk"),
+    "night": ("at night", "by night", "under a night sky"),
+    "grass": ("on the grass", "in a green meadow", "on a lawn"), "sand": ("on the sand", "in the desert", "on a beach"),
+    "snow": ("on the snow", "in a snowy field"), "water": ("on the water", "on the sea", "on the waves"),
+    "clear": ("under a clear sky", "in clear weather"), "clouds": ("with clouds", "under a cloudy sky"),
+    "rain": ("in the rain", "while it rains"), "snowfall": ("while it snows", "in falling snow"),
+    "rainbow": ("with a rainbow", "under a rainbow"),
+    "small": ("small", "little", "tiny"), "big": ("big", "large", "huge"),
+    "left": ("on the left", "at the left"), "middle": ("in the middle", "in the centre"),
+    "right": ("on the right", "at the right")}
+NUMBERS = {2: "two", 3: "three"}
+RELATIONS = ("in front of", "to the left of", "to the right of")
+OPENINGS = ("", "", "", "a picture of ", "a drawing of ")
+MAX_WORDS = 30  # with the two end marks, what the text encoder's 32 tokens hold
+
+
+class Mention(NamedTuple):
+    """What a caption says of a thing, or of `count` alike; None where it says nothing."""
+    kind: str
+    colour: str | None = None
+    size: str | None = None
+    place: str | None = None
+    count: int = 1
+
+
+class Caption(NamedTuple):
+    """A text and the facts it states. relation: one of RELATIONS, between the first and the second mention."""
+    text: str
+    sky: str | None = None
+    ground: str | None = None
+    weather: str | None = None
+    mentions: tuple[Mention, ...] = ()
+    relation: str | None = None
+
+
+def plural(kind: str) -> str:
+    """The plural of a kind's name."""
+    return {"cactus": "cacti", "snowman": "snowmen"}.get(kind, kind + "s")
+
+
+def _phrase(mention: Mention, rng: random.Random) -> str:
+    kind, number = (plural(mention.kind), NUMBERS[mention.count]) if mention.count > 1 else (mention.kind, "a")
+    words = [rng.choice(SAID[mention.size])] if mention.size else []
+    words += [mention.colour] if mention.colour else []
+    if number == "a" and (words + [kind])[0][0] in "aeiou":
+        number = "an"
+    return " ".join([number, *words, kind] + ([rng.choice(SAID[mention.place])] if mention.place else []))
+
+
+def _mentions(scene: Scene, rng: random.Random) -> tuple[list[Mention], str | None]:
+    """What to say of the things, in what order, and how the first two relate."""
+    things = list(scene.things)
+    rng.shuffle(things)
+    twins = [t for t in things if (t.kind, t.colour) == (things[0].kind, things[0].colour)]
+    if len(twins) > 1 and rng.random() < 0.6:
+        same_size = len({t.size for t in twins}) == 1
+        things = [t for t in things if t not in twins]
+        first = [Mention(twins[0].kind, twins[0].colour, twins[0].size if same_size and rng.random() < 0.5 else None,
+                         None, len(twins))]
+    else:
+        first = []
+    relation = None
+    front = next((t for t in things if t.front), None)
+    behind = next((t for t in things if front and not t.front and t.place == front.place), None)
+    if not first and len(things) > 1 and rng.random() < 0.6:
+        a, b = (front, behind) if behind else things[:2]
+        order = list(PLACES).index(a.place) - list(PLACES).index(b.place)
+        relation = "in front of" if behind else RELATIONS[1] if order < 0 else RELATIONS[2] if order > 0 else None
+        if relation:
+            things = [a, b] + [t for t in things if t is not a and t is not b]
+    mentions = first + [
+        Mention(t.kind, t.colour if rng.random() < 0.92 else None, t.size if rng.random() < 0.55 else None,
+                t.place if rng.random() < 0.6 and not (relation and i < 2) else None) for i, t in enumerate(things)]
+    if relation is None and rng.random() < 0.12:
+        mentions = mentions[:-1]
+    return mentions, relation
+
+
+def make_caption(scene: Scene, rng: random.Random) -> Caption:
+    """One of many captions of a scene: words, order and what is left unsaid are drawn from `rng`."""
+    mentions, relation = _mentions(scene, rng)
+    said = {name: getattr(scene, name) if rng.random() < p else None
+            for name, p in (("sky", 0.8), ("ground", 0.75), ("weather", 0.3 if scene.weather == "clear" else 0.85))}
+    if not mentions and not any(said.values()):
+        said["sky"] = scene.sky
+    while True:
+        phrases = [_phrase(mention, rng) for mention in mentions]
+        if relation:
+            phrases[:2] = [f"{phrases[0]} {relation} {phrases[1]}"]
+        body = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}" if phrases else ""
+        around = [rng.choice(SAID[value]) for value in said.values() if value]
+        rng.shuffle(around)
+        lead = around.pop() if body and around and rng.random() < 0.25 else ""
+        opening = "" if lead or not body else rng.choice(OPENINGS)
+        text = ", ".join(filter(None, [lead, opening + body, *around]))
+        if len(text.replace(",", " ,").split()) <= MAX_WORDS:
+            return Caption(text, **said, mentions=tuple(mentions), relation=relation)
+        shortened = [m for m in mentions if m.place or m.size]  # too long: leave something unsaid
+        if shortened:
+            longest = max(shortened, key=lambda m: bool(m.place) + bool(m.size))
+            index = mentions.index(longest)
+            mentions[index] = longest._replace(place=None) if longest.place else longest._replace(size=None)
+        else:
+            said["weather"] = None
+
+
+def vocabulary() -> list[str]:
+    """Every word a caption can hold, sorted, punctuation included."""
+    text = [*OPENINGS, *RELATIONS, *NUMBERS.values(), *COLOURS, *KINDS, *map(plural, KINDS), "a an and ,"]
+    return sorted({word for phrases in (*SAID.values(), text) for phrase in phrases for word in phrase.split()})

@@ -1,0 +1,132 @@
+"""One training loop for every model of the series: a generator, so that progress bars, logs and pictures are the caller's.
+
+All randomness of step k comes from a generator seeded with (seed, k). A run that was killed and resumed
+therefore sees the same batches and the same noise as an unbroken one, and ends in the same weights.
+"""
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .weights import read_tensors, write_tensors
+
+LossFn = Callable[[nn.Module, torch.Generator], dict[str, Tensor]]  # scalars by name; their sum is minimised
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast to train. Raises ValueError for values out of range."""
+
+    steps: int
+    lr: float = 1e-3
+    warmup: int = 100             # steps from 0 to lr
+    cooldown: float = 0.3         # last part of the run, lr falling to 0; before it a run can still be prolonged
+    ema: float = 0.999            # decay of the averaged weights, reached gradually
+    clip: float = 1.0             # largest gradient norm
+    weight_decay: float = 0.0
+    seed: int = 0
+    precision: str = "float32"    # or "bfloat16": autocast, weights stay float32
+    save_every: int = 250         # steps between checkpoints
+
+    def __post_init__(self):
+        if self.steps < 1 or self.save_every < 1 or not self.lr > 0 or not 0 <= self.ema < 1:
+            raise ValueError(f"expected steps >= 1, save_every >= 1, lr > 0 and 0 <= ema < 1, got {self}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision={self.precision!r}: expected 'float32' or 'bfloat16'")
+
+
+class Progress(NamedTuple):
+    """What `train` yields after a step: losses by name, and the averaged model so far."""
+
+    step: int
+    losses: dict[str, float]
+    lr: float
+    ema: nn.Module
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then constant, then linear to zero: the middle does not depend on `steps`. Step counts from 0."""
+    up = min(1.0, (step + 1) / max(1, config.warmup))
+    down = min(1.0, (config.steps - step) / max(1.0, config.cooldown * config.steps))
+    return config.lr * min(up, down)
+
+
+def ema_update(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """ema <- d ema + (1 - d) model, in place, with d = min(decay, (1 + step) / (10 + step)): early weights are forgotten."""
+    decay = min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for average, value in zip(ema.state_dict().values(), model.state_dict().values()):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - decay)
+            else:
+                average.copy_(value)
+
+
+def save_state(path: Path, step: int, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Everything that the next step depends on, in one safetensors file, written atomically."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
+    write_tensors(path, tensors | {"step": torch.tensor(step)})
+
+
+def load_state(path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """The inverse of `save_state`; returns the number of steps done. Strict: a changed model is a RuntimeError."""
+    tensors = read_tensors(path)
+    part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    model.load_state_dict(part("model."))
+    ema.load_state_dict(part("ema."))
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        index, name = key.split(".", 1)
+        slots.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(tensors["step"])
+
+
+def load_ema(path: Path, model: nn.Module) -> nn.Module:
+    """Put the averaged weights of a checkpoint into `model`, to be used or saved; returns it in eval mode."""
+    tensors = read_tensors(path)
+    model.load_state_dict({k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")})
+    return model.eval()
+
+
+def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | None = None,
+          resume: bool = False) -> Iterator[Progress]:
+    """Minimise the sum of `loss_fn(model, generator)` with AdamW, yielding Progress after every step.
+
+    The generator lives on the CPU. `state` is the checkpoint file, written every `save_every` steps and at the
+    end; with `resume` the run continues from it. Raises FileNotFoundError if there is nothing to resume from,
+    and FloatingPointError at the first loss that is not finite, the last good checkpoint untouched.
+    """
+    device = next(model.parameters()).device
+    ema = copy.deepcopy(model).requires_grad_(False).eval()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+    start = load_state(state, model, ema, optimizer) if resume else 0
+    model.train()
+    for step in range(start, config.steps):
+        generator = torch.Generator().manual_seed(config.seed * 2**32 + step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            losses = loss_fn(model, generator)
+        loss = sum(losses.values())
+        if not torch.isfinite(loss):
+            kept = state if state and Path(state).exists() else "none"
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}; last good checkpoint: {kept}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, config.clip)
+        lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
+        optimizer.step()
+        ema_update(ema, model, config.ema, step)
+        done = step + 1
+        if state and (done % config.save_every == 0 or done == config.steps):
+            save_state(Path(state), done, model, ema, optimizer)
+        yield Progress(done, {name: float(value.detach()) for name, value in losses.items()}, lr, ema)

@@ -1,0 +1,210 @@
+"""Every picture of the series: grids, strips, animations, the map of the chapters, and widgets.
+
+`python -m ldm_edu.viz data/tiny-worlds` draws the figures of the README into data/samples.
+"""
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import Image as InlineImage
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image
+from torch import Tensor
+
+from .painting import CLASSES
+from .pipeline import LatentDiffusion
+from .worlds import TinyWorlds
+
+# Okabe & Ito 2008: colours that the colour-blind tell apart.
+ORANGE, SKY_BLUE, GREEN, YELLOW, BLUE, VERMILION, PINK = (
+    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+CLASS_COLOURS = ListedColormap([SKY_BLUE, "#B8B08D", YELLOW, VERMILION, GREEN, BLUE, "#8C1C13", PINK, "#666666",
+                                ORANGE, "#1B5E20", "#5D4037", "#F5F5F5"])
+
+GALLERY = (  # the README's prompts: every sky on every ground, and some weather
+    "a big red house on the left and a small orange cat, by day, on the grass",
+    "two yellow boats, by day, on the water, with a rainbow",
+    "a big purple cactus in the middle, by day, in the desert",
+    "a small red car in front of a big green tree, by day, on the snow",
+    "a big pink mushroom, at sunset, on the grass, with clouds",
+    "a white rocket and a small blue cat, at sunset, on a beach",
+    "a large red boat in the middle, at sunset, on the sea",
+    "a snowman on the right and an orange house, at sunset, on the snow",
+    "a big yellow balloon and a tiny red mushroom, at night, in a green meadow",
+    "a big green rocket, at night, in the desert, under a clear sky",
+    "a big blue snowman, at night, on the snow, while it snows",
+    "a white house on the right and a small red boat, at night, on the water",
+    "three pink balloons, by day, on the sand, with clouds",
+    "a tiny yellow car to the left of a big blue house, on the grass, in the rain",
+    "a small purple cat in front of a large white house, at dusk, on a lawn, under a rainbow",
+    "a big orange tree and a small red snowman, by night, in the rain, on the grass")
+
+
+def to_pil(image: Tensor, scale: int = 1) -> Image.Image:
+    """A picture (3, H, W) in [-1, 1] as a Pillow image, `scale` times as large, pixels kept square."""
+    pixels = (image.detach().cpu().clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(1, 2, 0).numpy()
+    height, width = pixels.shape[:2]
+    return Image.fromarray(pixels).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+
+
+def show(images: Tensor | Sequence[Tensor], titles: Sequence[str] | None = None, columns: int = 8,
+         title: str = "", size: float = 1.6) -> Figure:
+    """A grid of pictures (3, H, W) in [-1, 1], `size` inches each; returns the figure, not yet shown."""
+    rows = -(-len(images) // columns)
+    columns = min(columns, len(images))
+    height = size * (1.0 if titles is None else 1.3)
+    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, height * rows + 0.3 * bool(title)),
+                                dpi=80, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (axis, image) in enumerate(zip(axes.flat, images)):
+        axis.imshow(to_pil(image))
+        if titles is not None:
+            axis.set_title(wrapped(titles[i], round(size * 13)), fontsize=7)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def wrapped(text: str, width: int) -> str:
+    """`text` broken into lines of at most `width` characters where it can be."""
+    import textwrap
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def latent_picture(z: Tensor) -> Tensor:
+    """The first three channels of a latent (4, h, w) as a picture (3, h, w) in [-1, 1]: a look, not a decoding."""
+    return (z[:3] / 3).clamp(-1, 1)
+
+
+def show_map(semantic_map: Tensor, axis: plt.Axes) -> None:
+    """Draw a semantic map (H, W) into an axis, one colour a class."""
+    axis.imshow(semantic_map, cmap=CLASS_COLOURS, vmin=-0.5, vmax=len(CLASSES) - 0.5, interpolation="nearest")
+    axis.axis("off")
+
+
+def animate(images: Iterable[Tensor], scale: int = 3, milliseconds: int = 120) -> InlineImage:
+    """Pictures (3, H, W) as a looping GIF that waits a second at the end; the same pictures give the same bytes."""
+    frames = [to_pil(image, scale) for image in images]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], loop=0,
+                   duration=[milliseconds] * (len(frames) - 1) + [1000])
+    return InlineImage(buffer.getvalue(), format="gif")
+
+
+def explore(draw: Callable[..., Image.Image], **controls):
+    """Widgets for the arguments of `draw`, whose Pillow image is shown and redrawn at every change.
+
+    A control is a string (a text box), (low, high, start) (a slider: of floats if any is one) or a list (a menu).
+    What `draw` raises as ValueError is shown under the picture. Works with ipywidgets 7 and 8.
+    """
+    import ipywidgets as widgets
+
+    def widget(name: str, value):
+        style = {"description": name.replace("_", " "), "continuous_update": False}
+        if isinstance(value, str):
+            return widgets.Text(value=value, layout=widgets.Layout(width="95%"), **style)
+        if isinstance(value, list):
+            return widgets.Dropdown(options=value, value=value[0], description=style["description"])
+        low, high, start = value
+        slider = widgets.FloatSlider if any(isinstance(v, float) for v in value) else widgets.IntSlider
+        return slider(min=low, max=high, value=start, **style)
+
+    boxes = {name: widget(name, value) for name, value in controls.items()}
+    picture, complaint = widgets.Image(format="png"), widgets.HTML()
+
+    def redraw(_=None):
+        try:
+            buffer = io.BytesIO()
+            draw(**{name: box.value for name, box in boxes.items()}).save(buffer, "PNG")
+            picture.value, complaint.value = buffer.getvalue(), ""
+        except ValueError as error:
+            complaint.value = f"<b>{error}</b>"
+
+    for box in boxes.values():
+        box.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox(children=[*boxes.values(), picture, complaint])
+
+
+def series_map() -> Figure:
+    """The whole series in one figure: what happens to a prompt and a picture, each part with its chapter."""
+    figure, axis = plt.subplots(figsize=(10.5, 4.6), dpi=80, layout="constrained")
+    axis.set(xlim=(0, 100), ylim=(0, 46))
+    axis.axis("off")
+
+    def box(x, y, w, h, text, colour):
+        axis.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0.4", fc=colour + "40", ec=colour, lw=1.8))
+        axis.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=9)
+
+    def arrow(start, end, text="", dy=1.2, curve=0.0):
+        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color="#444444",
+                                       connectionstyle=f"arc3,rad={curve}"))
+        axis.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + dy, text, ha="center", fontsize=8)
+
+    box(1, 16, 13, 10, "pixels\n3 × 64 × 64\n01 · 02", SKY_BLUE)
+    box(22, 16, 13, 10, "autoencoder\nencode\n03", GREEN)
+    box(44, 14, 20, 14, "U-Net predicts the noise\ncross-attention: pixels\nlook at words\n02 · 05 · 06", VERMILION)
+    box(72, 16, 12, 10, "autoencoder\ndecode\n03", GREEN)
+    box(90, 16, 9, 10, "picture\n07 · 08", SKY_BLUE)
+    box(22, 36, 18, 8, "“a red boat at night”\n04", ORANGE)
+    box(46, 36, 16, 8, "text encoder τ\n04", ORANGE)
+    box(70, 36, 22, 8, "an image or a semantic map,\neach with its own τ   06 · 08", ORANGE)
+    box(22, 1, 18, 8, "forward: add noise\n01", BLUE)
+    box(46, 1, 16, 8, "reverse: sampler\n02 · 07", BLUE)
+    box(72, 1, 27, 8, "09 · the same code runs\nStable Diffusion    10 · every claim measured", PINK)
+    arrow((15, 21), (21, 21))
+    arrow((36, 21), (43, 21), "latent\n4 × 8 × 8", 1.2)
+    arrow((65, 21), (71, 21), "latent")
+    arrow((85, 21), (89, 21))
+    arrow((41, 40), (45, 40))
+    arrow((54, 35), (54, 29))
+    arrow((69, 38), (62, 29))
+    arrow((41, 5), (45, 5))
+    arrow((31, 15), (31, 10))
+    arrow((51, 10), (51, 13))
+    arrow((58, 13), (58, 10))
+    axis.text(64, 11, "30 times", fontsize=8, ha="center")
+    figure.suptitle("From pixels to pixels: each part and the chapter that builds it", fontsize=11)
+    return figure
+
+
+def contact_sheet(images: Sequence[Tensor], columns: int = 8, scale: int = 2, gap: int = 2) -> Image.Image:
+    """Pictures (3, H, W) side by side on white, without text."""
+    tiles = [np.asarray(to_pil(image, scale)) for image in images]
+    height, width = tiles[0].shape[:2]
+    rows = -(-len(tiles) // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[y:y + height, x:x + width] = tile
+    return Image.fromarray(sheet)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: the README's figures."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_edu.viz", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("data/samples"))
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    ldm = LatentDiffusion.from_pretrained(args.checkpoint)
+    pictures = ldm.text_to_image(list(GALLERY), seed=0)
+    show(pictures, GALLERY, columns=4, size=2.2).savefig(args.out / "gallery.png")
+    world = TinyWorlds("validation", 48)
+    contact_sheet([world[i].image for i in range(48)], columns=12).save(args.out / "world.png", optimize=True)
+    with torch.no_grad():
+        originals = torch.stack([world[i].image for i in range(12)])
+        rebuilt = ldm.decode(ldm.autoencoder.to_latent(originals))
+    contact_sheet([*originals, *rebuilt], columns=12).save(args.out / "reconstructions.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

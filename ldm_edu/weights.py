@@ -1,0 +1,265 @@
+"""Models on disk, in the folders that diffusers and transformers write and read.
+
+A folder holds `config.json` and one safetensors file. Our names differ from theirs where ours read better:
+one short table of pairs says how, and serves both directions. Loading is strict: every tensor has a home and
+a source, every setting is one that we implement, or nothing is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .autoencoder import Autoencoder, AutoencoderConfig
+from .clip import TextConfig, TextTransformer
+from .unet import UNet, UNetConfig
+
+# (ours, theirs): whole parts of a dotted name; * is one part or a piece of one, the same on both sides.
+IMAGE_NAMES = (
+    ("time_mlp.0", "time_embedding.linear_1"),
+    ("time_mlp.2", "time_embedding.linear_2"),
+    ("time_proj", "time_emb_proj"),
+    ("shortcut", "conv_shortcut"),
+    ("mid_block.attention", "mid_block.attentions.0"),
+    ("block", "transformer_blocks.0"),
+    ("self_attn", "attn1"),
+    ("cross_attn", "attn2"),
+    ("to_out", "to_out.0"),
+    ("ff.proj", "ff.net.0.proj"),
+    ("ff.out", "ff.net.2"),
+    ("*sample", "*samplers.0"),
+    ("norm_out", "conv_norm_out"),
+)
+TEXT_NAMES = (
+    ("*_embedding", "embeddings.*_embedding"),
+    ("blocks", "encoder.layers"),
+    ("attn.to_*", "self_attn.*_proj"),
+    ("norm*", "layer_norm*"),
+    ("final_norm", "final_layer_norm"),
+)
+# Autoencoders saved before diffusers 0.18 spell their attention so; (theirs then, theirs now).
+OLD_NAMES = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
+
+
+def rename(name: str, pairs) -> str:
+    """Apply (from, to) pairs of dotted-name parts in order."""
+    for old, new in pairs:
+        pattern = re.escape(old).replace(r"\*", r"(\w+)")
+        name = re.sub(rf"(?<![^.]){pattern}(?![^.])", new.replace("*", r"\1"), name)
+    return name
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of model lies on disk."""
+
+    model: type[nn.Module]
+    config: type
+    file: str
+    names: tuple[tuple[str, str], ...]
+    sizes: dict[str, str]               # field of our config -> key of theirs
+    derive: Callable[..., dict]         # our config -> their keys that follow from it
+    recover: Callable[[dict], dict]     # their config -> our fields that no single key holds
+    fixed: dict                         # their keys for which we implement one value
+    absent: dict = field(default_factory=dict)    # their keys that older files leave out
+    ignored: tuple[str, ...] = ()       # their keys that change no output
+    prefix: str = ""                    # of all their tensor names; transformers reads them without, too
+
+    def ours(self, name: str) -> str:
+        back = tuple((theirs, ours) for ours, theirs in reversed(self.names))
+        return rename(name.removeprefix(self.prefix), OLD_NAMES + back)
+
+    def theirs(self, name: str) -> str:
+        return self.prefix + rename(name, self.names)
+
+
+UNET = Layout(
+    UNet, UNetConfig, "diffusion_pytorch_model.safetensors", IMAGE_NAMES,
+    sizes=dict(in_channels="in_channels", out_channels="out_channels", channels="block_out_channels",
+               layers="layers_per_block", heads="attention_head_dim",    # which in v1 counts heads, not their width
+               context_dim="cross_attention_dim", groups="norm_num_groups", sample_size="sample_size"),
+    derive=lambda config: dict(
+        down_block_types=["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention],
+        up_block_types=["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)]),
+    recover=lambda found: dict(
+        attention=tuple(kind == "CrossAttnDownBlock2D" for kind in found.get("down_block_types", ()))),
+    fixed=dict(_class_name="UNet2DConditionModel", act_fn="silu", norm_eps=1e-5, downsample_padding=1,
+               flip_sin_to_cos=True, freq_shift=0, mid_block_type="UNetMidBlock2DCrossAttn",
+               mid_block_scale_factor=1, transformer_layers_per_block=1, conv_in_kernel=3, conv_out_kernel=3,
+               attention_type="default", resnet_time_scale_shift="default", resnet_out_scale_factor=1,
+               time_embedding_type="positional", addition_embed_type_num_heads=64),
+)
+AUTOENCODER = Layout(
+    Autoencoder, AutoencoderConfig, "diffusion_pytorch_model.safetensors", IMAGE_NAMES,
+    sizes=dict(channels="block_out_channels", layers="layers_per_block", groups="norm_num_groups",
+               latent_channels="latent_channels", image_channels="in_channels", scale="scaling_factor"),
+    derive=lambda config: dict(
+        out_channels=config.image_channels,
+        down_block_types=["DownEncoderBlock2D"] * len(config.channels),
+        up_block_types=["UpDecoderBlock2D"] * len(config.channels)),
+    recover=lambda found: {},
+    fixed=dict(_class_name="AutoencoderKL", act_fn="silu", mid_block_add_attention=True, use_quant_conv=True,
+               use_post_quant_conv=True),
+    absent=dict(scaling_factor=0.18215),
+    ignored=("sample_size", "force_upcast"),
+)
+TEXT = Layout(
+    TextTransformer, TextConfig, "model.safetensors", TEXT_NAMES,
+    sizes=dict(vocab_size="vocab_size", dim="hidden_size", layers="num_hidden_layers",
+               heads="num_attention_heads", mlp_dim="intermediate_size", length="max_position_embeddings"),
+    derive=lambda config: dict(
+        bos_token_id=config.end_id - 1, eos_token_id=config.end_id, pad_token_id=config.end_id),
+    # Stable Diffusion's own file says 2, by mistake; the end token is the last of the vocabulary.
+    recover=lambda found: dict(
+        end_id=found["vocab_size"] - 1 if found["eos_token_id"] == 2 else found["eos_token_id"]),
+    # dtype: of the opened model; without it transformers 5 takes that of the file, and float16 ones do not run.
+    fixed=dict(architectures=["CLIPTextModel"], model_type="clip_text_model", hidden_act="quick_gelu",
+               layer_norm_eps=1e-5, dtype="float32"),
+    absent=dict(eos_token_id=49407),
+    ignored=("bos_token_id", "eos_token_id", "pad_token_id", "projection_dim", "initializer_factor",
+             "initializer_range", "dtype", "torch_dtype", "transformers_version"),
+    prefix="text_model.",
+)
+
+
+def save_module(module: UNet | Autoencoder | TextTransformer, folder: str | Path,
+                dtype: torch.dtype | None = None) -> None:
+    """Write a model's folder, for us, diffusers and transformers to open; weights as `dtype`, if given."""
+    layout = next(layout for layout in (UNET, AUTOENCODER, TEXT) if isinstance(module, layout.model))
+    tensors = {layout.theirs(name): tensor.to(dtype or tensor.dtype) for name, tensor in module.state_dict().items()}
+    write_tensors(Path(folder) / layout.file, tensors)
+    with replacing(Path(folder) / "config.json") as part:
+        part.write_text(json.dumps(config_to_json(layout, module.config), indent=2) + "\n")
+
+
+def load_unet(folder: str | Path) -> UNet:
+    """Open a `UNet2DConditionModel` folder of Stable Diffusion v1's shape, in float32. Raises as `load_module`."""
+    return load_module(UNET, folder)
+
+
+def load_autoencoder(folder: str | Path) -> Autoencoder:
+    """Open an `AutoencoderKL` folder, in float32. Raises as `load_module`."""
+    return load_module(AUTOENCODER, folder)
+
+
+def load_text(folder: str | Path) -> TextTransformer:
+    """Open a `CLIPTextModel` folder, in float32. Raises as `load_module`."""
+    return load_module(TEXT, folder)
+
+
+def load_module(layout: Layout, folder: str | Path) -> nn.Module:
+    """Open a folder.
+
+    Raises FileNotFoundError for a folder or file that is not there; ValueError for a damaged file, a setting
+    that we do not implement, and a tensor that is missing, has no home or has another shape, each by name.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}, expected one with config.json and {layout.file}")
+    config = config_from_json(layout, _read_json(folder / "config.json"), folder / "config.json")
+    tensors = {layout.ours(name): tensor.float() for name, tensor in read_tensors(folder / layout.file).items()
+               if not name.endswith("position_ids")}                # 0, 1, 2, …: a buffer of older transformers
+    with torch.device("meta"):                                      # shapes only: the weights come from the file
+        model = layout.model(config)
+    wanted = model.state_dict()
+    for name in tensors.keys() & wanted.keys():
+        if tensors[name].shape == (*wanted[name].shape, 1, 1):      # an old 1 × 1 convolution, now linear
+            tensors[name] = tensors[name].flatten(1)
+    wrong = [f"{layout.theirs(n)} is missing" for n in wanted if n not in tensors]
+    wrong += [f"{layout.theirs(n)} has no place in the model" for n in tensors if n not in wanted]
+    wrong += [f"{layout.theirs(n)} has shape {tuple(t.shape)}, expected {tuple(wanted[n].shape)}"
+              for n, t in tensors.items() if n in wanted and t.shape != wanted[n].shape]
+    _refuse(folder / layout.file, wrong)
+    model.load_state_dict(tensors, assign=True)
+    return model
+
+
+def config_to_json(layout: Layout, config) -> dict:
+    """Our config as their config.json has it."""
+    sizes = {theirs: getattr(config, ours) for ours, theirs in layout.sizes.items()}
+    return json.loads(json.dumps(layout.fixed | sizes | layout.derive(config)))    # tuples become lists
+
+
+def config_from_json(layout: Layout, found: dict, source: str | Path = "config.json"):
+    """Their config.json as our config; ValueError names every key that says what we do not implement."""
+    found = layout.absent | found
+    example = config_to_json(layout, layout.config())
+    wrong = []
+    for key in layout.sizes.values():
+        if type(found.get(key)) is not type(example[key]):
+            wrong.append(f"{key} = {json.dumps(found.get(key))}, expected a value like {json.dumps(example[key])}")
+            found[key] = example[key]    # so that the rest can be judged, too
+    sizes = {ours: found[theirs] for ours, theirs in layout.sizes.items()}
+    sizes = {ours: tuple(value) if isinstance(value, list) else value for ours, value in sizes.items()}
+    config = layout.config(**sizes, **layout.recover(found))
+    # What we would write must be what is there. Of keys that we do not know, only an "off" is harmless.
+    known = config_to_json(layout, config)
+    for key, value in found.items():
+        if key in layout.ignored or value == known.get(key) or key not in known and (not value or key[0] == "_"):
+            continue
+        wrong.append(f"{key} = {json.dumps(value)}, where we implement {json.dumps(known.get(key))} only")
+    _refuse(source, wrong)
+    return config
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """A safetensors file's tensors by name.
+
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or cut short.
+    """
+    _check_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all: a killed run leaves the last good one."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"format": "pt"})    # transformers insists on the format
+        part.chmod(0o644)                                      # safetensors lets only its owner read it
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name to write to; on success it takes the place of `path`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> dict:
+    _check_file(path)
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _check_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+
+
+def _refuse(source: str | Path, wrong: list[str]) -> None:
+    """ValueError with the first few of what is wrong, and how many more there are."""
+    if wrong:
+        more = [f"and {len(wrong) - 8} more"] if len(wrong) > 8 else []
+        raise ValueError(f"{source}: " + "; ".join(wrong[:8] + more))

@@ -1,0 +1,455 @@
+"""Prompt to picture against diffusers' StableDiffusionPipeline: same weights, same seed, same picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from reference import (AUTOENCODERS, TEXTS, UNETS, error, ours, perturb, reference_autoencoder, reference_text,
+                       reference_unet)
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from ldm_edu import pipeline, samplers, weights
+from ldm_edu.clip import TextConfig, TextTransformer
+from ldm_edu.conditioning import TextEncoder, build_tokenizer, guided, save_tokenizer
+from ldm_edu.pipeline import LatentDiffusion, schedule_from_config, schedule_to_config
+from ldm_edu.schedule import Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule
+
+TINY_WORLDS = Path(__file__).parent.parent / "data" / "tiny-worlds"
+TOLERANCE = 2e-4
+WORDS = "a an the big small red blue house houses boat mouse out youth night on in front of snow it's , .".split()
+PROMPTS = ["a big red house on the snow, at night", "two small boats."]
+SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+
+diffusers.utils.logging.set_verbosity_error()
+diffusers.utils.logging.disable_progress_bar()
+
+
+@cache
+def pair(size: str) -> tuple[StableDiffusionPipeline, LatentDiffusion]:
+    """diffusers' pipeline and ours with the same random weights."""
+    tokenizer = build_tokenizer(WORDS, TEXTS[size].length)
+    text_config = replace(TEXTS[size], vocab_size=len(tokenizer), end_id=len(tokenizer) - 1)
+    unet = perturb(reference_unet(UNETS[size]))
+    vae = perturb(reference_autoencoder(AUTOENCODERS[size]))
+    text = perturb(reference_text(text_config))
+    theirs = assemble(unet=unet, vae=vae, text_encoder=text, tokenizer=tokenizer)
+    mine = LatentDiffusion(ours(unet, UNETS[size]), ours(vae, AUTOENCODERS[size]),
+                           TextEncoder(tokenizer, ours(text, text_config)), scaled_linear_schedule())
+    return theirs, mine
+
+
+def assemble(**parts) -> StableDiffusionPipeline:
+    theirs = StableDiffusionPipeline(
+        **parts, scheduler=DDIMScheduler(**SD, set_alpha_to_one=False), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    return theirs
+
+
+def open_theirs(folder: Path) -> StableDiffusionPipeline:
+    theirs = StableDiffusionPipeline.from_pretrained(folder)
+    theirs.set_progress_bar_config(disable=True)
+    return theirs
+
+
+def draw_theirs(theirs, prompt, steps=10, guidance=4.0, seed=5, size=(None, None), output="pt", **options) -> Tensor:
+    """Their picture in our range, or their latents."""
+    images = theirs(prompt, num_inference_steps=steps, guidance_scale=guidance, height=size[0], width=size[1],
+                    generator=torch.Generator().manual_seed(seed), output_type=output, **options).images
+    return 2 * images - 1 if output == "pt" else images
+
+
+def latents(mine: LatentDiffusion, *args, **options) -> Tensor:
+    *_, step = mine.denoise(*args, **options)
+    return step.x
+
+
+# ---- Same weights, same seed, same picture ----
+
+@pytest.mark.parametrize("size", UNETS)
+def test_guided_ddim_equals_diffusers(size):
+    theirs, mine = pair(size)
+    found = mine.text_to_image(PROMPTS, steps=10, guidance=4.0, seed=5)
+    expected = draw_theirs(theirs, PROMPTS)
+    assert found.dtype == torch.float32 and -1 <= found.min() and found.max() <= 1 and found.std() > 0.1
+    assert error(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("ours, theirs", [
+    (dict(guidance=1.0), dict(guidance=1.0)),
+    (dict(guidance=0.3), dict(guidance=0.3)),                                  # below 1 there is no guidance either
+    (dict(size=(48, 80)), dict(size=(48, 80))),
+    (dict(size=40), dict(size=(40, 40))),                                      # odd latents
+    (dict(negative_prompt="the night"), dict(negative_prompt=["the night"] * 2)),
+    (dict(negative_prompt=["a mouse", ""]), dict(negative_prompt=["a mouse", ""])),
+    (dict(seed=2**40), dict(seed=2**40)),
+], ids=lambda options: "-".join(options))
+def test_every_option_equals_diffusers(ours, theirs):
+    pipe, mine = pair("tiny")
+    found = latents(mine, PROMPTS, **dict(steps=4, guidance=4.0, seed=5) | ours)
+    assert error(found, draw_theirs(pipe, PROMPTS, steps=4, output="latent", **theirs)) < TOLERANCE
+
+
+def test_ddpm_equals_diffusers():
+    theirs, mine = pair("tiny")
+    theirs = assemble(**{name: getattr(theirs, name) for name in ("unet", "vae", "text_encoder", "tokenizer")})
+    theirs.scheduler = DDPMScheduler(**SD, timestep_spacing="leading")
+    found = latents(mine, PROMPTS, steps=7, guidance=4.0, seed=5, sampler="ddpm")
+    assert error(found, draw_theirs(theirs, PROMPTS, steps=7, output="latent")) < TOLERANCE
+
+
+def test_one_prompt_is_a_batch_of_one_and_batches_share_one_noise():
+    _, mine = pair("tiny")
+    one = latents(mine, PROMPTS[0], steps=3, seed=1)
+    both = latents(mine, PROMPTS, steps=3, seed=1)
+    assert one.shape == (1, 4, 8, 8) and error(both[:1], one) < TOLERANCE
+    assert error(latents(mine, PROMPTS[0], steps=3, seed=2), one) > 0.1
+
+
+MISTAKES = {
+    "guidance towards the negative prompt": lambda patch, mine: patch.setattr(
+        pipeline, "guided", lambda unet, cond, uncond, scale: guided(unet, uncond.expand_as(cond), cond, scale)),
+    "guidance's w for its scale": lambda patch, mine: patch.setattr(
+        pipeline, "guided", lambda unet, cond, uncond, scale: guided(unet, cond, uncond, scale + 1)),
+    "offset forgotten": lambda patch, mine: patch.setitem(
+        samplers.SAMPLERS, "ddim", lambda *args, **options: samplers.ddim(*args, offset=0, **options)),
+    "last alpha_bar = 1": lambda patch, mine: patch.setattr(
+        samplers, "_levels", lambda *args, levels=samplers._levels: levels(*args[:-1], torch.ones(1))),
+    "linear schedule": lambda patch, mine: patch.setattr(mine, "schedule", linear_schedule(1000, 0.00085, 0.012)),
+    "scale factor forgotten": lambda patch, mine: patch.setattr(
+        mine.autoencoder, "config", replace(mine.autoencoder.config, scale=1.0)),
+    "scale factor of SDXL": lambda patch, mine: patch.setattr(
+        mine.autoencoder, "config", replace(mine.autoencoder.config, scale=0.13025)),
+    "padding with another token": lambda patch, mine: patch.setattr(mine.text.tokenizer, "pad_token", "a</w>"),
+    "another sampler": lambda patch, mine: patch.setitem(samplers.SAMPLERS, "ddim", samplers.ddpm),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_comparison_sees(mistake, monkeypatch):
+    theirs, mine = pair("tiny")
+    expected = draw_theirs(theirs, PROMPTS)    # before the mistake: the two share a tokenizer
+    MISTAKES[mistake](monkeypatch, mine)
+    assert error(mine.text_to_image(PROMPTS, steps=10, guidance=4.0, seed=5), expected) > 10 * TOLERANCE
+
+
+# ---- On disk ----
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_diffusers_opens_what_we_save(dtype, tmp_path):
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path / "model", dtype=dtype)
+    theirs, again = open_theirs(tmp_path / "model"), LatentDiffusion.from_pretrained(tmp_path / "model")
+    expected = draw_theirs(theirs, PROMPTS, steps=4)
+    assert type(theirs.scheduler) is DDIMScheduler and theirs.safety_checker is None
+    assert error(again.text_to_image(PROMPTS, steps=4, seed=5), expected) < TOLERANCE
+    if dtype == torch.float32:
+        assert error(mine.text_to_image(PROMPTS, steps=4, seed=5), expected) < TOLERANCE
+
+
+def test_we_open_what_diffusers_saves(tmp_path):
+    theirs, _ = pair("tiny")
+    theirs.save_pretrained(tmp_path)
+    mine = LatentDiffusion.from_pretrained(str(tmp_path), device="cpu")
+    assert not mine.unet.training and not mine.text.training
+    assert error(mine.text_to_image(PROMPTS, steps=4, seed=5), draw_theirs(theirs, PROMPTS, steps=4)) < TOLERANCE
+
+
+def test_saving_again_keeps_what_else_is_there(tmp_path):
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path / "model")
+    (tmp_path / "model/README.md").write_text("card")
+    (tmp_path / "model/image_encoder").mkdir()
+    (tmp_path / "model/image_encoder/config.json").write_text("{}")
+    mine.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model/README.md").read_text() == "card"
+    assert (tmp_path / "model/image_encoder/config.json").exists()
+    assert os.listdir(tmp_path) == ["model"]
+    LatentDiffusion.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("killed_at", ["weights", "first move", "second move"])
+def test_a_killed_save_loses_nothing(killed_at, tmp_path, monkeypatch):
+    _, mine = pair("tiny")
+    folder = tmp_path / "model"
+    mine.save_pretrained(folder)
+    (folder / "README.md").write_text("card")
+    moves, move = [], os.replace
+
+    def dying_move(source, target):
+        if Path(source).is_dir():
+            moves.append(source)
+            if len(moves) == {"first move": 1, "second move": 2}[killed_at]:
+                raise KeyboardInterrupt
+        move(source, target)
+
+    def dying_save(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if killed_at == "weights":
+            patch.setattr(pipeline, "save_tokenizer", dying_save)
+        else:
+            patch.setattr(os, "replace", dying_move)
+        mine.save_pretrained(folder)
+    LatentDiffusion.from_pretrained(folder if folder.exists() else tmp_path / "model.old")
+    mine.save_pretrained(folder)
+    assert os.listdir(tmp_path) == ["model"] and (folder / "README.md").read_text() == "card"
+
+
+def test_the_shipped_checkpoint_draws_the_same_in_diffusers(capsys):
+    if not TINY_WORLDS.is_dir():
+        pytest.skip(f"{TINY_WORLDS} is not there: python -m ldm_edu.recipes text-to-image makes it")
+    prompts = ["a big red house on the left, at night, on the snow", "a small yellow boat on the water at sunset"]
+    found = LatentDiffusion.from_pretrained(TINY_WORLDS).text_to_image(prompts, steps=30, guidance=4.0, seed=0)
+    expected = draw_theirs(open_theirs(TINY_WORLDS), prompts, steps=30, guidance=4.0, seed=0)
+    pixels, expected_pixels = ((255 * (images / 2 + 0.5)).round() for images in (found, expected))
+    difference = (found - expected).abs().max().item() / 2
+    with capsys.disabled():
+        print(f"\nTiny Worlds in diffusers and here, 30 DDIM steps: max |Δ| {difference:.1e} of full range, "
+              f"{(pixels - expected_pixels).abs().max():.0f} of 255 levels")
+    assert difference <= 2e-3 and (pixels - expected_pixels).abs().max() <= 1
+
+
+# ---- The scheduler's config ----
+
+@pytest.mark.parametrize("schedule", [
+    scaled_linear_schedule(), scaled_linear_schedule(500, 0.001, 0.02), linear_schedule(), cosine_schedule(),
+    Schedule(scaled_linear_schedule().betas.double())], ids=["sd", "500", "linear", "cosine", "float64"])
+def test_a_schedule_survives_the_disk_and_diffusers(schedule):
+    config = json.loads(json.dumps(schedule_to_config(schedule)))
+    assert torch.equal(schedule_from_config(config).betas, schedule.betas.float())
+    theirs = DDIMScheduler.from_config(config)
+    assert torch.equal(theirs.betas, schedule.betas.float())
+    assert (theirs.config.timestep_spacing, theirs.config.steps_offset, theirs.config.clip_sample) == ("leading", 1, False)
+    assert theirs.final_alpha_cumprod == theirs.alphas_cumprod[0]
+
+
+@pytest.mark.parametrize("scheduler", [
+    DDIMScheduler(**SD, set_alpha_to_one=False), diffusers.PNDMScheduler(beta_start=0.00085, beta_end=0.012,
+    beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1), diffusers.DDPMScheduler(**SD),
+    diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+    DDIMScheduler(beta_schedule="linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+    DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+], ids=["ddim", "pndm", "ddpm", "euler", "linear", "cosine"])
+def test_diffusers_schedulers_are_read(scheduler):
+    config = dict(scheduler.config) | {"_class_name": type(scheduler).__name__}
+    torch.testing.assert_close(schedule_from_config(config).betas, scheduler.betas, rtol=0, atol=0)
+
+
+def test_the_scheduler_of_sd_v1_5_is_read():
+    config = {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012,
+              "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+              "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+              "trained_betas": None}
+    assert torch.equal(schedule_from_config(config).betas, scaled_linear_schedule().betas)
+
+
+@pytest.mark.parametrize("entry, value", [
+    ("prediction_type", "v_prediction"), ("beta_schedule", "sigmoid"), ("rescale_betas_zero_snr", True),
+    ("clip_sample", True), ("thresholding", True), ("set_alpha_to_one", True), ("steps_offset", 0),
+    ("timestep_spacing", "trailing")])
+def test_schedulers_that_we_do_not_implement_are_named(entry, value):
+    with pytest.raises(ValueError, match=f"scheduler: got {entry} {value!r}, expected "):
+        schedule_from_config(schedule_to_config(scaled_linear_schedule()) | {entry: value})
+
+
+# ---- Bad arguments ----
+
+@pytest.mark.parametrize("options, message", [
+    (dict(prompt=""), "prompt: got '', expected words; the empty prompt is the unconditional one"),
+    (dict(prompt=["a house", " "]), "prompt: got "),
+    (dict(prompt=[]), r"prompt: got \[\], expected a string or a list of strings"),
+    (dict(prompt=7), "prompt: got 7"),
+    (dict(prompt="a big house " * 12), "prompt: got 38 tokens, expected at most 32, start and end included; "
+                                       "'a big house a big house' would be cut from"),
+    (dict(negative_prompt=["a", "the"]), "negative_prompt: got 2, expected 1 or one for each of 1 prompts"),
+    (dict(negative_prompt=None), "negative_prompt: got None"),
+    (dict(steps=0), "steps: got 0, expected an integer from 1 to 1000"),
+    (dict(steps=1001), "steps: got 1001"),
+    (dict(guidance=float("nan")), "guidance: got nan, expected a finite number"),
+    (dict(guidance=float("inf")), "guidance: got inf"),
+    (dict(guidance="4"), "guidance: got '4'"),
+    (dict(seed=1.5), "seed: got 1.5, expected an integer"),
+    (dict(seed=True), "seed: got True"),
+    (dict(seed=-1), "seed: got -1"),
+    (dict(size=60), "size: got 60, expected a side or .height, width. in pixels, multiples of 8"),
+    (dict(size=(64, 65)), r"size: got \(64, 65\)"),
+    (dict(size=(64, 64, 3)), "size: got "),
+    (dict(size=0), "size: got 0"),
+    (dict(size=64.0), "size: got 64.0"),
+    (dict(sampler="eular"), "sampler: got 'eular', expected one of ddpm, ddim"),
+], ids=str)
+def test_bad_arguments_are_named_before_any_work(options, message, monkeypatch):
+    _, mine = pair("tiny")
+    monkeypatch.setattr(mine, "unet", SimpleNamespace(config=mine.unet.config))    # which cannot be called
+    with pytest.raises(ValueError, match=message):
+        mine.denoise(**dict(prompt="a house") | options)
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "./nowhere", "data/nowhere", Path("some/where"), "/no/such/folder"])
+def test_a_folder_that_is_not_there_is_named_without_asking_the_hub(folder, monkeypatch, tmp_path):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "snapshot_download", lambda *args, **options: pytest.fail("asked the hub"))
+    with pytest.raises(FileNotFoundError, match=f"folder: {Path(folder)} does not exist; expected in it: model_index.json"):
+        LatentDiffusion.from_pretrained(folder)
+
+
+def test_a_hub_name_is_asked_for_there_and_offline_says_so(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="folder: 'no-one/nothing' is no folder here, and the Hugging Face hub"):
+        LatentDiffusion.from_pretrained("no-one/nothing")
+
+
+def test_a_hub_download_is_opened(monkeypatch, tmp_path):
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path / "snapshot")
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, "unet/diffusion_pytorch_model.safetensors" in allow_patterns))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(pipeline, "snapshot_download", download)
+    LatentDiffusion.from_pretrained("some-one/model")
+    assert asked == [("some-one/model", True)]
+
+
+def test_broken_folders_are_named(tmp_path):
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path / "good")
+
+    def broken(name: str, change) -> Path:
+        folder = shutil.copytree(tmp_path / "good", tmp_path / "broken", dirs_exist_ok=True)
+        change(folder / name)
+        return folder
+
+    with pytest.raises(FileNotFoundError, match="broken lacks vae/config.json"):
+        LatentDiffusion.from_pretrained(broken("vae/config.json", Path.unlink))
+    with pytest.raises(ValueError, match="model_index.json is not JSON"):
+        LatentDiffusion.from_pretrained(broken("model_index.json", lambda path: path.write_text("{")))
+    sdxl = json.dumps({"_class_name": "StableDiffusionXLPipeline"})
+    with pytest.raises(ValueError, match="holds a StableDiffusionXLPipeline, expected a StableDiffusionPipeline"):
+        LatentDiffusion.from_pretrained(broken("model_index.json", lambda path: path.write_text(sdxl)))
+    name = "unet/diffusion_pytorch_model.safetensors"
+    with pytest.raises(ValueError, match="unet/diffusion_pytorch_model.safetensors is damaged or cut short"):
+        LatentDiffusion.from_pretrained(broken(name, lambda path: path.write_bytes(path.read_bytes()[:100_000])))
+
+
+# ---- The tokenizer and the text encoder ----
+
+def test_each_word_is_one_token_and_others_fall_back_to_letters():
+    tokenizer = build_tokenizer(WORDS)
+    for word in {"a", "house", "houses", "mouse", "youth", "boat", ",", "."}:
+        assert tokenizer.tokenize(word) == [word + "</w>"]
+    assert tokenizer.tokenize("A Big HOUSE") == ["a</w>", "big</w>", "house</w>"]
+    assert tokenizer.tokenize("it's") == ["it</w>", "'s</w>"]
+    assert tokenizer.tokenize("zyx") == ["z", "y", "x</w>"]
+    assert tokenizer.decode(tokenizer("zebra été 7 🏠").input_ids, skip_special_tokens=True) == "zebra été 7 🏠"
+    assert tokenizer.bos_token_id == len(tokenizer) - 2 and tokenizer.eos_token_id == len(tokenizer) - 1
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id and tokenizer.model_max_length == 32
+
+
+def test_the_same_words_make_the_same_tokenizer():
+    again = build_tokenizer([word.upper() for word in reversed(WORDS)] + WORDS)
+    assert again.get_vocab() == build_tokenizer(WORDS).get_vocab()
+    assert again("a blue youth").input_ids == build_tokenizer(WORDS)("a blue youth").input_ids
+
+
+@pytest.mark.parametrize("kept", [("tokenizer_config.json", "vocab.json", "merges.txt"), None], ids=["v4", "v5"])
+def test_a_tokenizer_survives_the_disk(kept, tmp_path):
+    """Transformers 4 reads vocabulary and merges, 5 one file; both are written."""
+    tokenizer = build_tokenizer(WORDS, length=20)
+    save_tokenizer(tokenizer, tmp_path)
+    assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {path.name for path in tmp_path.iterdir()}
+    for path in tmp_path.iterdir():
+        if kept and path.name not in kept:
+            path.unlink()
+    again = CLIPTokenizer.from_pretrained(tmp_path)
+    texts = ["a big red house", "", "two zebras, the youth's été 🏠!?", "A\n  mouse"]
+    assert again(texts).input_ids == tokenizer(texts).input_ids and again.get_vocab() == tokenizer.get_vocab()
+    assert (again.model_max_length, again.pad_token_id) == (20, tokenizer.pad_token_id)
+
+
+def test_ids_are_those_that_diffusers_makes():
+    theirs, mine = pair("sd")
+    prompts = [*PROMPTS, "", "the zebra"]
+    expected = theirs.tokenizer(prompts, padding="max_length", max_length=theirs.tokenizer.model_max_length,
+                                truncation=True, return_tensors="pt").input_ids
+    assert torch.equal(mine.text.tokenize(prompts), expected)
+    assert mine.text.tokenize([]).shape == (0, 77)
+    full = "a " * 75
+    assert mine.text.tokenize([full])[0, -2:].tolist() == theirs.tokenizer(full).input_ids[-2:]
+
+
+def test_the_text_encoder_trains():
+    tokenizer = build_tokenizer(WORDS)
+    config = TextConfig(vocab_size=len(tokenizer), dim=16, layers=1, heads=2, mlp_dim=32, length=32)
+    encoder = TextEncoder(tokenizer, TextTransformer(config))
+    encoder(PROMPTS).square().mean().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(vocab_size=100), "tokenizer: got 5.. tokens, expected at most 100"),
+    (dict(length=77), "tokenizer: got model_max_length 32, expected 77"),
+])
+def test_a_tokenizer_must_fit_its_transformer(change, message):
+    config = replace(TextConfig(vocab_size=1000, dim=16, layers=1, heads=2, mlp_dim=32, length=32), **change)
+    with pytest.raises(ValueError, match=message):
+        TextEncoder(build_tokenizer(WORDS), TextTransformer(config))
+
+
+@pytest.mark.parametrize("prompts", ["a house", ["a", 7], None])
+def test_prompts_must_be_a_list_of_strings(prompts):
+    with pytest.raises(ValueError, match="prompts: got .* expected a list of strings"):
+        pair("tiny")[1].text.tokenize(prompts)
+
+
+def test_no_words_no_tokenizer():
+    with pytest.raises(ValueError, match="words: got none"):
+        build_tokenizer([])
+
+
+# ---- Guidance ----
+
+def spy_unet(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    """Answers with each item's context, and its latent."""
+    spy_unet.batches.append(len(x))
+    return context.mean(dim=(1, 2))[:, None, None, None] + x
+
+
+def test_guidance_by_hand():
+    spy_unet.batches = []
+    x, cond, uncond = torch.zeros(2, 4, 3, 3), torch.full((2, 5, 6), 3.0), torch.full((1, 5, 6), 1.0)
+    cond[1] = 5.0
+    found = guided(spy_unet, cond, uncond, 4.0)(x, torch.tensor(7))
+    assert found[:, 0, 0, 0].tolist() == [1 + 4 * (3 - 1), 1 + 4 * (5 - 1)]
+    assert guided(spy_unet, cond, uncond, 1.0)(x, torch.tensor(7))[:, 0, 0, 0].tolist() == [3, 5]
+    assert guided(spy_unet, cond)(x, torch.tensor(7))[:, 0, 0, 0].tolist() == [3, 5]
+    assert spy_unet.batches == [4, 2, 2]
+
+
+@pytest.mark.parametrize("scale, uncond, message", [
+    (float("nan"), torch.zeros(1, 5, 6), "scale: got nan, expected a finite number"),
+    (float("-inf"), torch.zeros(1, 5, 6), "scale: got -inf"),
+    (2.0, None, r"uncond: got None, expected \(2, 5, 6\) like cond, or a batch of 1"),
+    (2.0, torch.zeros(3, 5, 6), r"uncond: got \(3, 5, 6\)"),
+    (2.0, torch.zeros(1, 4, 6), r"uncond: got \(1, 4, 6\)"),
+])
+def test_bad_guidance_is_named(scale, uncond, message):
+    with pytest.raises(ValueError, match=message):
+        guided(spy_unet, torch.zeros(2, 5, 6), uncond, scale)

@@ -1,0 +1,160 @@
+"""The training loop: a killed and resumed run equals an unbroken one, and bad losses cost nothing."""
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from ldm_edu import recipes
+from ldm_edu.recipes import PROFILES, Profile, run, state_folder
+from ldm_edu.training import TrainConfig, ema_update, learning_rate, train
+from ldm_edu.weights import read_tensors
+
+
+def tiny_problem():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def loss_fn(model, generator):
+        x = torch.randn(16, 4, generator=generator)
+        return {"mse": (model(x) - x.sum(1, keepdim=True)).square().mean(), "size": 1e-3 * model[0].weight.square().mean()}
+
+    return model, loss_fn
+
+
+CONFIG = TrainConfig(steps=40, lr=1e-2, warmup=5, save_every=10)
+
+
+def test_it_learns_and_yields_every_step():
+    model, loss_fn = tiny_problem()
+    seen = list(train(model, loss_fn, replace(CONFIG, steps=300)))
+    assert [p.step for p in seen] == list(range(1, 301)) and set(seen[0].losses) == {"mse", "size"}
+    assert seen[-1].losses["mse"] < 0.1 * seen[0].losses["mse"]
+
+
+def test_killed_and_resumed_equals_unbroken(tmp_path):
+    model, loss_fn = tiny_problem()
+    for unbroken in train(model, loss_fn, CONFIG, tmp_path / "a.safetensors"):
+        pass
+    model, loss_fn = tiny_problem()
+    for progress in train(model, loss_fn, CONFIG, tmp_path / "b.safetensors"):
+        if progress.step == 25:    # killed between two checkpoints: steps 21 to 25 are lost and done again
+            break
+    model, loss_fn = tiny_problem()
+    for resumed in train(model, loss_fn, CONFIG, tmp_path / "b.safetensors", resume=True):
+        assert resumed.step > 20
+    assert resumed.losses == unbroken.losses
+    a, b = read_tensors(tmp_path / "a.safetensors"), read_tensors(tmp_path / "b.safetensors")
+    assert a.keys() == b.keys() and any(name.startswith("optimizer.") for name in a)
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):
+    model, loss_fn = tiny_problem()
+    path = tmp_path / "state.safetensors"
+
+    def breaks(model, generator):
+        losses = loss_fn(model, generator)
+        return {"mse": losses["mse"] * (float("nan") if generator.initial_seed() == 14 else 1)}
+
+    with pytest.raises(FloatingPointError, match=r"nan at step 14; last good checkpoint: .*state\.safetensors"):
+        list(train(model, breaks, CONFIG, path))
+    assert int(read_tensors(path)["step"]) == 10
+
+
+def test_nothing_to_resume_from(tmp_path):
+    model, loss_fn = tiny_problem()
+    with pytest.raises(FileNotFoundError, match="state.safetensors"):
+        list(train(model, loss_fn, CONFIG, tmp_path / "state.safetensors", resume=True))
+    with pytest.raises(FileNotFoundError, match="--resume"):
+        run("vae", PROFILES["vae"]["cpu"], tmp_path / "out", resume=True)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"ema": 1.0}, {"precision": "float16"}])
+def test_bad_config(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        replace(CONFIG, **wrong)
+
+
+def test_learning_rate_shape():
+    config = TrainConfig(steps=100, lr=2.0, warmup=10, cooldown=0.2)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and rates[9:80] == [2.0] * 71 and rates[90] == pytest.approx(1.0)
+    longer = [learning_rate(step, replace(config, steps=200)) for step in range(80)]
+    assert longer == rates[:80]    # so that a run can be prolonged
+
+
+def test_ema_of_a_constant_and_of_a_ramp():
+    model, average = nn.Linear(1, 1), nn.Linear(1, 1)
+    expected = average.weight.item()
+    for step in range(50):
+        nn.init.constant_(model.weight, step)
+        ema_update(average, model, 0.9, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert average.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+SMALL = Profile(TrainConfig(3, save_every=2), batch=2, scenes=6)
+
+
+@pytest.mark.parametrize("name", ["oracle", "vae"])
+def test_a_recipe_from_start_to_checkpoint(name, tmp_path):
+    """Three steps, killed after the checkpoint at two and resumed: the same log and weights as in one go."""
+    run(name, SMALL, tmp_path / "one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "train", killed_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            run(name, SMALL, tmp_path / "two")
+    run(name, SMALL, tmp_path / "two", resume=True)
+    for out in ("one", "two"):
+        folder = state_folder(tmp_path / out, name)
+        assert (folder / "loss.png").exists()
+        assert [line.split(",")[0] for line in (folder / "log.csv").read_text().split()] == ["step", "1", "2", "3"]
+    logs = [(state_folder(tmp_path / out, name) / "log.csv").read_text() for out in ("one", "two")]
+    assert logs[0] == logs[1]
+    weights = [sorted((tmp_path / out).rglob("*.safetensors")) for out in ("one", "two")]
+    for a, b in zip(*weights):
+        x, y = read_tensors(a), read_tensors(b)
+        assert all(torch.equal(x[k], y[k]) for k in x)
+
+
+def killed_after_two(*arguments):
+    for progress in train(*arguments):
+        yield progress
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_finished_run_can_be_saved_again(tmp_path):
+    run("vae", SMALL, tmp_path / "model")
+    path = tmp_path / "model/vae/diffusion_pytorch_model.safetensors"
+    before = path.read_bytes()
+    path.unlink()
+    run("vae", SMALL, tmp_path / "model", resume=True)
+    assert path.read_bytes() == before
+
+
+def test_text_to_image_recipe_makes_a_folder_that_opens(tmp_path):
+    from ldm_edu.pipeline import LatentDiffusion
+
+    run("vae", SMALL, tmp_path / "model")
+    run("decoder", SMALL, tmp_path / "model")
+    run("text-to-image", SMALL, tmp_path / "model")
+    picture = LatentDiffusion.from_pretrained(tmp_path / "model").text_to_image("a red boat", steps=2)
+    assert picture.shape == (1, 3, 64, 64) and picture.isfinite().all()
+
+
+def test_decoder_recipe_leaves_the_latents_alone(tmp_path):
+    run("vae", SMALL, tmp_path / "model")
+    before = read_tensors(tmp_path / "model/vae/diffusion_pytorch_model.safetensors")
+    run("decoder", SMALL, tmp_path / "model")
+    after = read_tensors(tmp_path / "model/vae/diffusion_pytorch_model.safetensors")
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
+def test_unknown_recipe(tmp_path):
+    with pytest.raises(ValueError, match="expected one of oracle, vae"):
+        run("gan", SMALL, tmp_path)

@@ -1,0 +1,162 @@
+"""Tiny Worlds: everything from one seed, splits that keep apart, maps that fit, and other people's pictures."""
+import csv
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm_edu.landscape import paint
+from ldm_edu.painting import CLASSES, COLOURS
+from ldm_edu.scenes import (GROUNDS, HELD_OUT, KINDS, MAX_WORDS, PLACES, SIZES, SKIES, SPLITS, WEATHERS, make_caption,
+                            make_scene, vocabulary)
+from ldm_edu.worlds import CaptionedImages, TinyWorlds, read_folder, render, seeds_of, to_tensor
+
+
+def test_one_seed_gives_one_example():
+    a, b = TinyWorlds("train", 5)[3], TinyWorlds("train", 9)[3]
+    assert torch.equal(a.image, b.image) and a.text == b.text and torch.equal(a.semantic_map, b.semantic_map)
+    assert a.image.shape == (3, 64, 64) and a.image.min() >= -1 and a.image.max() <= 1
+    assert not torch.equal(a.image, TinyWorlds("train", 5)[4].image)
+
+
+def test_floor_of_the_design():
+    scenes = [make_scene(seed) for seed in range(600)]
+    assert len(KINDS) >= 10 and len(COLOURS) >= 7 and len(SIZES) >= 2 and len(PLACES) == 3
+    assert {s.sky for s in scenes} == set(SKIES) and {s.ground for s in scenes} == set(GROUNDS)
+    assert {s.weather for s in scenes} == set(WEATHERS)
+    assert {len(s.things) for s in scenes} == {1, 2, 3} and any(t.front for s in scenes for t in s.things)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_held_out_pairs_never_occur_in(split):
+    pairs = {(t.kind, t.colour) for seed in seeds_of(split, 4000) for t in make_scene(seed).things}
+    assert not pairs & HELD_OUT
+    assert len(pairs) == len(KINDS) * len(COLOURS) - len(HELD_OUT)    # all others do
+
+
+def test_composition_scenes_hold_a_held_out_pair():
+    for seed in seeds_of("composition", 500):
+        assert {(t.kind, t.colour) for t in make_scene(seed).things} & HELD_OUT
+
+
+def test_splits_do_not_overlap():
+    starts = sorted(SPLITS.values())
+    assert min(b - a for a, b in zip(starts, starts[1:])) >= 10**9
+
+
+def test_captions_use_the_vocabulary_and_fit():
+    words, texts = set(vocabulary()), set()
+    for seed in range(3000):
+        caption = make_caption(make_scene(seed), random.Random(seed))
+        split = caption.text.replace(",", " ,").split()
+        assert split and len(split) <= MAX_WORDS and set(split) <= words
+        texts.add(caption.text)
+    assert len(texts) > 2900
+    scene = make_scene(0)
+    assert len({make_caption(scene, random.Random(i)).text for i in range(50)}) > 40    # varied English
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_caption_words_agree_with_its_facts(seed):
+    """Read the text back with a second, naive reader: what it names must be what the facts state, and nothing else."""
+    caption = make_caption(make_scene(seed), random.Random(seed))
+    text = caption.text.replace(",", " ").replace("green meadow", "meadow")
+    singular = text.replace("cacti", "cactus").replace("snowmen", "snowman").split()
+    named = [w.removesuffix("s") if w.removesuffix("s") in KINDS else w for w in singular]
+    assert [w for w in named if w in KINDS] == [m.kind for m in caption.mentions]
+    assert [w for w in named if w in COLOURS] == [m.colour for m in caption.mentions if m.colour]
+    assert text.count("two") + text.count("three") == sum(m.count > 1 for m in caption.mentions)
+    assert ("in front of" in text) == (caption.relation == "in front of")
+
+
+def test_map_and_picture_agree():
+    """A thing's colour fills most of its region: checked on plain things by day, with their own colours."""
+    checked = 0
+    for seed in range(4000):
+        scene = make_scene(seed)
+        if scene.sky != "day" or scene.weather != "clear" or len(scene.things) != 1:
+            continue
+        thing = scene.things[0]
+        if thing.colour not in ("red", "purple") or thing.kind in ("cat", "snowman", "boat", "mushroom"):
+            continue    # sails, snow and bellies are other colours
+        image, classes = paint(scene)
+        assert set(np.unique(classes)) <= {0, 1, 2, CLASSES.index(thing.kind)}
+        inside = image[classes == CLASSES.index(thing.kind)].astype(float)
+        outside = image[classes == 1].astype(float)
+        near = lambda pixels: (np.abs(pixels - COLOURS[thing.colour]).max(axis=1) < 60).mean()
+        assert near(inside) > 0.25 and near(outside) < 0.05
+        checked += 1
+    assert checked >= 10
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (96, 64), (128, 128)])
+def test_any_size(size):
+    example = TinyWorlds("validation", 2, size=size)[1]
+    assert example.image.shape == (3, *size) and example.semantic_map.shape == size
+    assert render("validation", 2, size=size).shape == (2, 3, *size)
+
+
+def test_render_is_the_data_set():
+    images, dataset = render("validation", 3), TinyWorlds("validation", 3)
+    for i in range(3):
+        torch.testing.assert_close(images[i].float() / 127.5 - 1, dataset[i].image)
+
+
+@pytest.mark.parametrize("arguments", [("test", 3), ("train", 0), ("train", 3, (8, 64))])
+def test_bad_arguments(arguments):
+    with pytest.raises(ValueError, match="expected"):
+        TinyWorlds(*arguments)
+
+
+# --- A user's folder -------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (50 + 30 * i, 70), (80 * i, 40, 40)).save(tmp_path / f"{i}.png")
+    with open(tmp_path / "metadata.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["file_name", "text"], *([f"{i}.png", f"picture {i}, plain"] for i in range(3))])
+    return tmp_path
+
+
+def test_folder_csv_and_jsonl_agree(folder):
+    from_csv = read_folder(folder)
+    (folder / "metadata.csv").unlink()
+    lines = [json.dumps({"file_name": f"{i}.png", "text": f"picture {i}, plain"}) for i in range(3)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    assert read_folder(folder) == from_csv and from_csv[2] == (folder / "2.png", "picture 2, plain")
+    dataset = CaptionedImages(from_csv, size=(64, 48))
+    assert len(dataset) == 3 and dataset[2].text == "picture 2, plain" and dataset[2].semantic_map is None
+    assert dataset[2].image.shape == (3, 64, 48)
+    torch.testing.assert_close(dataset[2].image[:, 0, 0], torch.tensor([160, 40, 40]) / 127.5 - 1)
+
+
+def test_torchvision_data_set():
+    from torchvision.datasets import FakeData
+
+    dataset = CaptionedImages(FakeData(size=3, image_size=(3, 40, 40), num_classes=2), size=(32, 32), names=["a", "b"])
+    assert dataset[0].image.shape == (3, 32, 32) and dataset[0].text in "ab"
+
+
+def test_folder_errors_name_what_is_missing(folder, tmp_path_factory):
+    with pytest.raises(FileNotFoundError, match="metadata.csv or metadata.jsonl"):
+        read_folder(tmp_path_factory.mktemp("empty"))
+    (folder / "1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"entry 2: there is no picture .*1\.png"):
+        read_folder(folder)
+    (folder / "metadata.csv").write_text("file_name,text\n0.png,\n")
+    with pytest.raises(ValueError, match="entry 1: expected file_name and text"):
+        read_folder(folder)
+    (folder / "metadata.csv").write_text("file_name,text\n")
+    with pytest.raises(ValueError, match="names no pictures"):
+        read_folder(folder)
+    with pytest.raises(ValueError, match="pairs is empty"):
+        CaptionedImages([])
+
+
+def test_to_tensor_range():
+    black_white = np.array([[[0, 0, 0], [255, 255, 255]]], dtype=np.uint8)
+    torch.testing.assert_close(to_tensor(black_white)[:, 0, :], torch.tensor([[-1.0, 1.0]] * 3))
