@@ -39,14 +39,15 @@ class AutoencoderConfig:
 TINY = AutoencoderConfig(channels=(16, 32, 64, 96), layers=1, groups=8)
 
 
-def _level(in_channels: int, out_channels: int, layers: int, groups: int, **resample: nn.Module) -> nn.Sequential:
+def _level(in_channels: int, out_channels: int, layers: int, groups: int,
+           **resample: nn.Module) -> nn.Sequential:
     """`layers` residual blocks at one resolution, then the step to the next."""
     widths = [in_channels] + [out_channels] * layers
     resnets = nn.Sequential(*(ResBlock(i, o, groups=groups, eps=EPS) for i, o in zip(widths, widths[1:])))
     return nn.Sequential(OrderedDict(resnets=resnets, **resample))
 
 
-class MidBlock(nn.Module):
+class Bottleneck(nn.Module):
     """At the lowest resolution every pixel may look at every other. (B, C, h, w) -> (B, C, h, w)."""
 
     def __init__(self, channels: int, groups: int):
@@ -83,7 +84,7 @@ class Encoder(nn.Module):
             last = i == len(channels) - 1
             down = nn.Identity() if last else Downsample(c_out, padding=(0, 1, 0, 1))
             self.down_blocks.append(_level(c_in, c_out, layers, groups, downsample=down))
-        self.mid_block = MidBlock(channels[-1], groups)
+        self.mid_block = Bottleneck(channels[-1], groups)
         self.norm_out = nn.GroupNorm(groups, channels[-1], EPS)
         self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
@@ -100,7 +101,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels, layers, groups = config.channels[::-1], config.layers, config.groups
         self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
-        self.mid_block = MidBlock(channels[0], groups)
+        self.mid_block = Bottleneck(channels[0], groups)
         self.up_blocks = nn.Sequential()
         for i, (c_in, c_out) in enumerate(zip((channels[0], *channels), channels)):
             last = i == len(channels) - 1
@@ -149,7 +150,7 @@ class Autoencoder(nn.Module):
         return self.decoder(self.post_quant_conv(z))
 
     def to_latent(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Image -> what the diffusion model sees: the mean, or a sample if given a generator, times `scale`."""
+        """Image -> what the diffusion model sees: `scale` times the mean or, given a generator, a sample."""
         z, logvar = self.encode(x)
         if generator is not None:
             noise = torch.randn(z.shape, generator=generator, device=generator.device)

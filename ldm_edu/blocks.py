@@ -146,7 +146,7 @@ class SpatialTransformer(nn.Module):
 class Downsample(nn.Module):
     """Halve height and width with a strided convolution: (B, C, H, W) -> (B, C, ⌈H/2⌉, ⌈W/2⌉).
 
-    padding: zeros (left, right, top, bottom). The U-Net pads all round; the autoencoder right and bottom only.
+    padding: zeros (left, right, top, bottom). The U-Net pads all round, the autoencoder right and bottom.
     """
 
     def __init__(self, channels: int, padding: tuple[int, int, int, int] = (1, 1, 1, 1)):

@@ -70,7 +70,7 @@ class TextTransformer(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Weights that keep a token's variance; branch ends smaller, so that `layers` of them add up to one."""
+        """Weights that keep a token's variance; smaller at branch ends, so that all branches add up to one."""
         dim, branches = self.config.dim, 2 * self.config.layers
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.position_embedding.weight, std=0.01)
@@ -87,7 +87,8 @@ class TextTransformer(nn.Module):
         """
         config = self.config
         if ids.ndim != 2 or ids.shape[1] > config.length:
-            raise ValueError(f"ids has shape {tuple(ids.shape)}, expected (batch, at most {config.length} tokens)")
+            raise ValueError(f"ids has shape {tuple(ids.shape)}, "
+                             f"expected (batch, at most {config.length} tokens)")
         if ids.numel() and not (0 <= ids.min() and ids.max() < config.vocab_size):
             raise ValueError(f"ids lie in {ids.min()}…{ids.max()}, expected 0…{config.vocab_size - 1}")
         x = self.token_embedding(ids) + self.position_embedding.weight[:ids.shape[1]]     # (B, N, dim)

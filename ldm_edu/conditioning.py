@@ -17,8 +17,8 @@ from transformers import CLIPTokenizer
 from .clip import TextTransformer
 from .samplers import EpsFn
 
-START, END = "<|startoftext|>", "<|endoftext|>"
-CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"    # how CLIP cuts text into words
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"    # how CLIP cuts text into words
 
 
 def build_tokenizer(words: Iterable[str], length: int = 32) -> CLIPTokenizer:
@@ -26,16 +26,15 @@ def build_tokenizer(words: Iterable[str], length: int = 32) -> CLIPTokenizer:
 
     The vocabulary is laid out as CLIP's is: 256 bytes, 256 bytes that end a word, the merges of byte-pair
     encoding (Sennrich et al. 2015, arXiv:1508.07909) run until every word is whole, and the two specials, of
-    which the end token also pads. Upper case is read as lower case. The same set of words gives the same
-    tokenizer.
-    length: tokens in a prompt, the two specials included. Raises ValueError if there are no words.
+    which the end token also pads. Upper case is read as lower case. length: tokens in a prompt, the specials
+    included. The same set of words gives the same tokenizer. Raises ValueError if there are no words.
     """
     words = sorted({word.lower() for word in words})
     if not words:
         raise ValueError("words: got none, expected at least one")
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(CLIP_WORD), "removed", invert=True),
+        pre_tokenizers.Split(Regex(_CLIP_WORD), "removed", invert=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False),
     ])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -46,7 +45,7 @@ def build_tokenizer(words: Iterable[str], length: int = 32) -> CLIPTokenizer:
     with tempfile.TemporaryDirectory() as folder:    # which every version of transformers reads
         bpe.model.save(folder)
         pairs = (Path(folder) / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]    # below a header
-        tokens = dict.fromkeys([*alphabet, *ends, *(pair.replace(" ", "") for pair in pairs), START, END])
+        tokens = dict.fromkeys([*alphabet, *ends, *(pair.replace(" ", "") for pair in pairs), _START, _END])
         vocabulary = json.dumps({token: i for i, token in enumerate(tokens)})
         (Path(folder) / "vocab.json").write_text(vocabulary, encoding="utf-8")
         return CLIPTokenizer.from_pretrained(folder, model_max_length=length)

@@ -14,13 +14,17 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
+from . import DATA
 from .blocks import ResBlock
-from .weights import read_tensors, write_tensors
 from .painting import COLOURS
-from .scenes import GROUNDS, KINDS, PLACES, SIZES, SKIES, WEATHERS, Caption, Mention, Scene
+from .pipeline import LatentDiffusion
+from .scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Caption, Mention, Scene
+from .weights import read_tensors, write_tensors
+from .worlds import TinyWorlds, render, to_float
 
-ORACLE = Path(__file__).resolve().parent.parent / "data" / "oracle" / "model.safetensors"
+ORACLE = DATA / "oracle" / "model.safetensors"
 SLOTS = tuple((place, front) for place in PLACES for front in (False, True))  # where a thing may stand
 HEADS = (len(SKIES), len(GROUNDS), len(WEATHERS), *(len(KINDS) + 1, len(COLOURS), len(SIZES)) * len(SLOTS))
 GUIDANCE = 4.0  # of the reported figures
@@ -206,7 +210,7 @@ def evaluate(ldm: LatentDiffusion, oracle: Oracle, count: int = 512, steps: int 
              guidance: float = GUIDANCE, seed: int = 0) -> dict[str, float]:
     """The figures of the model card on `count` validation scenes and prompts, by name; shares are 0…1."""
     dataset = TinyWorlds("validation", count)
-    images = to_float(render("validation", count))
+    images = to_float(render("validation", count)[0])
     captions = [dataset.caption(i) for i in range(count)]
     with torch.no_grad():
         rebuilt = torch.cat([ldm.decode(ldm.autoencoder.to_latent(part)) for part in images.split(64)])

@@ -26,7 +26,7 @@ from .schedule import Schedule, cosine_schedule, linear_schedule, scaled_linear_
 from .unet import UNet
 from .weights import load_autoencoder, load_text, load_unet, save_module
 
-FILES = (
+_FILES = (
     "model_index.json",
     "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
     "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
@@ -34,7 +34,7 @@ FILES = (
     "tokenizer/tokenizer_config.json",
     "scheduler/scheduler_config.json",
 )
-MODEL_INDEX = {
+_MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.31.0",
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
     "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -43,9 +43,9 @@ MODEL_INDEX = {
     "requires_safety_checker": False,
 }
 # What our samplers do with the model's output, and how they step, as diffusers' scheduler configs say it.
-OUTPUT = {"prediction_type": "epsilon", "clip_sample": False, "thresholding": False,
-          "rescale_betas_zero_snr": False}
-STEPS = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
+_OUTPUT = {"prediction_type": "epsilon", "clip_sample": False, "thresholding": False,
+           "rescale_betas_zero_snr": False}
+_STEPS = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
 
 
 class LatentDiffusion:
@@ -59,8 +59,8 @@ class LatentDiffusion:
         self.unet, self.autoencoder, self.text, self.schedule = unet, autoencoder, text, schedule
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, device: str | torch.device | None = None
-                        ) -> LatentDiffusion:
+    def from_pretrained(cls, folder: str | os.PathLike,
+                        device: str | torch.device | None = None) -> LatentDiffusion:
         """The model in a diffusers folder, in float32 and eval mode, on `device` or else the CPU.
 
         A string "owner/name" is looked for on the Hugging Face hub if there is neither that folder here nor a
@@ -69,8 +69,8 @@ class LatentDiffusion:
         """
         folder = _find(folder)
         kind = _read_json(folder / "model_index.json").get("_class_name")
-        if kind != MODEL_INDEX["_class_name"]:
-            raise ValueError(f"folder: {folder} holds a {kind}, expected a {MODEL_INDEX['_class_name']}")
+        if kind != _MODEL_INDEX["_class_name"]:
+            raise ValueError(f"folder: {folder} holds a {kind}, expected a {_MODEL_INDEX['_class_name']}")
         schedule = schedule_from_config(_read_json(folder / "scheduler/scheduler_config.json"))
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         ldm = cls(load_unet(folder / "unet"), load_autoencoder(folder / "vae"),
@@ -92,7 +92,7 @@ class LatentDiffusion:
         save_module(self.text.transformer, fresh / "text_encoder", dtype)
         save_tokenizer(self.text.tokenizer, fresh / "tokenizer")
         _write_json(fresh / "scheduler/scheduler_config.json", schedule_to_config(self.schedule))
-        _write_json(fresh / "model_index.json", MODEL_INDEX)
+        _write_json(fresh / "model_index.json", _MODEL_INDEX)
         _swap_in(fresh, folder)
 
     def to(self, device: str | torch.device) -> LatentDiffusion:
@@ -122,21 +122,10 @@ class LatentDiffusion:
                 sampler: str = "ddim") -> Iterator[Step]:
         """The sampler's steps behind `text_to_image`, in latents; `decode(step.x0)` shows one."""
         prompts, negatives = _listed("prompt", prompt), _listed("negative_prompt", negative_prompt)
-        if not all(prompt.strip() for prompt in prompts):
-            raise ValueError(f"prompt: got {prompt!r}, expected words; the empty prompt is the unconditional "
-                             "one, which guidance leads away from")
-        if len(negatives) not in (1, len(prompts)):
-            raise ValueError(f"negative_prompt: got {len(negatives)}, expected 1 or one for each of "
-                             f"{len(prompts)} prompts")
-        if not isinstance(guidance, Real) or not math.isfinite(guidance):
-            raise ValueError(f"guidance: got {guidance!r}, expected a finite number; 1 is no guidance")
-        if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
-            raise ValueError(f"seed: got {seed!r}, expected an integer from 0 to 2^63 - 1")
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler: got {sampler!r}, expected one of {', '.join(SAMPLERS)}")
+        _check_request(prompts, negatives, guidance, seed, sampler)
         timesteps(steps, self.schedule.T)    # raises here for wrong steps, before any work
-
-        shape = (len(prompts), self.unet.config.in_channels, *self._latent_size(size))
+        height, width = _latent_size(size, self.unet.config.sample_size, self.autoencoder.factor)
+        shape = (len(prompts), self.unet.config.in_channels, height, width)
         generator = torch.Generator().manual_seed(int(seed))
         cond, uncond = self.text(prompts), self.text(negatives)
         x_T = torch.randn(shape, generator=generator).to(cond)
@@ -148,16 +137,6 @@ class LatentDiffusion:
         """Images (B, 3, H, W) in [-1, 1] of latents, such as a step's x or x0."""
         return self.autoencoder.from_latent(z).clamp(-1, 1)
 
-    def _latent_size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
-        factor, side = self.autoencoder.factor, self.unet.config.sample_size
-        if size is None:
-            return side, side
-        sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-        if len(sides) != 2 or not all(isinstance(s, Integral) and s > 0 and s % factor == 0 for s in sides):
-            raise ValueError(f"size: got {size!r}, expected a side or (height, width) in pixels, "
-                             f"multiples of {factor}")
-        return sides[0] // factor, sides[1] // factor
-
 
 def schedule_from_config(config: dict) -> Schedule:
     """The noise schedule of a diffusers scheduler config; what it does not say is as in SD v1.
@@ -166,7 +145,7 @@ def schedule_from_config(config: dict) -> Schedule:
     of the classes that step like ours: a model saved with, say, Euler is opened, and sampled our way.
     """
     ours = config.get("_class_name", "DDIMScheduler") in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
-    for name, expected in (OUTPUT | STEPS if ours else OUTPUT).items():
+    for name, expected in (_OUTPUT | _STEPS if ours else _OUTPUT).items():
         if config.get(name, expected) != expected:
             raise ValueError(f"scheduler: got {name} {config[name]!r}, expected {expected!r}")
     if config.get("trained_betas") is not None:
@@ -185,9 +164,34 @@ def schedule_to_config(schedule: Schedule) -> dict:
     """The config with which a diffusers DDIMScheduler follows `schedule` as SD v1 does."""
     betas = schedule.betas.float()
     is_default = torch.equal(betas, scaled_linear_schedule(schedule.T).betas)
-    return {"_class_name": "DDIMScheduler", "_diffusers_version": MODEL_INDEX["_diffusers_version"],
+    return {"_class_name": "DDIMScheduler", "_diffusers_version": _MODEL_INDEX["_diffusers_version"],
             "num_train_timesteps": schedule.T, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
-            "beta_end": 0.012, "trained_betas": None if is_default else betas.tolist(), **OUTPUT, **STEPS}
+            "beta_end": 0.012, "trained_betas": None if is_default else betas.tolist(), **_OUTPUT, **_STEPS}
+
+
+def _check_request(prompts: list[str], negatives: list[str], guidance: float, seed: int, sampler: str) -> None:
+    for prompt in prompts:
+        if not prompt.strip():
+            raise ValueError(f"prompt: got {prompt!r}, expected words; the empty prompt is the unconditional one, "
+                             "which guidance leads away from")
+    if len(negatives) not in (1, len(prompts)):
+        raise ValueError(f"negative_prompt: got {len(negatives)}, expected 1 or one for each of {len(prompts)} prompts")
+    if not isinstance(guidance, Real) or not math.isfinite(guidance):
+        raise ValueError(f"guidance: got {guidance!r}, expected a finite number; 1 is no guidance")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed: got {seed!r}, expected an integer from 0 to 2^63 - 1")
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler: got {sampler!r}, expected one of {', '.join(SAMPLERS)}")
+
+
+def _latent_size(size: int | tuple[int, int] | None, default: int, factor: int) -> tuple[int, int]:
+    """Height and width of the latent for a picture of `size` pixels; `default` is a side, in latent pixels."""
+    if size is None:
+        return default, default
+    sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(sides) != 2 or not all(isinstance(s, Integral) and s > 0 and s % factor == 0 for s in sides):
+        raise ValueError(f"size: got {size!r}, expected a side or (height, width) in pixels, multiples of {factor}")
+    return sides[0] // factor, sides[1] // factor
 
 
 def _listed(name: str, value: str | list[str]) -> list[str]:
@@ -198,15 +202,15 @@ def _listed(name: str, value: str | list[str]) -> list[str]:
 
 
 def _find(folder: str | os.PathLike) -> Path:
-    """`folder`, or where its download lies if it names a model on the hub; all FILES are in it."""
+    """`folder`, or where its download lies if it names a model on the hub; all _FILES are in it."""
     path = Path(folder)
     if isinstance(folder, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", folder) and not path.parent.is_dir():
         try:
-            path = Path(snapshot_download(folder, allow_patterns=[*FILES, "tokenizer/*"]))
+            path = Path(snapshot_download(folder, allow_patterns=[*_FILES, "tokenizer/*"]))
         except (OSError, ValueError) as error:
             raise FileNotFoundError(f"folder: {folder!r} is no folder here, and the Hugging Face hub did not "
                                     f"give it: {error}") from error
-    missing = ", ".join(name for name in FILES if not (path / name).is_file())
+    missing = ", ".join(name for name in _FILES if not (path / name).is_file())
     if missing:
         state = "lacks" if path.is_dir() else "does not exist; expected in it:"
         raise FileNotFoundError(f"folder: {path} {state} {missing}")

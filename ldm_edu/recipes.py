@@ -1,8 +1,11 @@
-"""How every shipped checkpoint was made: `python -m ldm_edu.recipes oracle|vae|decoder|text-to-image --profile cpu|gpu`."""
+"""How every shipped checkpoint was made.
+
+`python -m ldm_edu.recipes oracle|vae|decoder|text-to-image --profile cpu|gpu [--resume] [--out DIR]`
+"""
 from __future__ import annotations
 
 import argparse
-import csv
+import hashlib
 import os
 import random
 from dataclasses import dataclass, replace
@@ -19,13 +22,13 @@ from tqdm.auto import tqdm
 from . import autoencoder, clip, unet
 from .conditioning import TextEncoder, build_tokenizer
 from .metrics import NOTHING, Oracle, labels
+from .painting import CLASSES
 from .pipeline import LatentDiffusion
-from .schedule import scaled_linear_schedule
-from .training import TrainConfig, load_ema, train
 from .scenes import make_caption, make_scene, vocabulary
+from .schedule import scaled_linear_schedule
+from .training import TrainConfig, draw_losses, load_ema, logged, train
 from .weights import load_autoencoder, read_tensors, save_module, write_tensors
 from .worlds import render, seeds_of, to_float
-
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,12 @@ class Profile:
 PROFILES = {
     "oracle": {"cpu": Profile(TrainConfig(3000, lr=1e-3), batch=64, scenes=40_000),
                "gpu": Profile(TrainConfig(10_000, lr=1e-3, precision="bfloat16"), batch=256, scenes=200_000)},
-    "vae": {"cpu": Profile(TrainConfig(8000, lr=1.5e-3), batch=8, scenes=30_000),
+    "vae": {"cpu": Profile(TrainConfig(8000, lr=7e-4), batch=8, scenes=30_000),
             "gpu": Profile(TrainConfig(40_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
-    "decoder": {"cpu": Profile(TrainConfig(8000, lr=1e-3), batch=8, scenes=30_000),
+    "decoder": {"cpu": Profile(TrainConfig(8000, lr=7e-4), batch=8, scenes=30_000),
                 "gpu": Profile(TrainConfig(20_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
-    "text-to-image": {"cpu": Profile(TrainConfig(4000, lr=1e-3), batch=64, scenes=40_000),
+    "text-to-image": {"cpu": Profile(TrainConfig(5000, lr=8e-4), batch=32, scenes=30_000),
                       "gpu": Profile(TrainConfig(40_000, lr=1e-3, precision="bfloat16"), batch=256, scenes=200_000)}}
-
-LATER_SCENES = 10**6  # the decoder's own training scenes start here
 
 
 def draw(count: int, batch: int, generator: torch.Generator) -> Tensor:
@@ -68,7 +69,7 @@ def soften(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def oracle(profile: Profile, out: Path, device: torch.device):
     """A classifier of renders, some of them softened."""
-    images = render("train", profile.scenes)
+    images, _ = render("train", profile.scenes)
     answers = torch.stack([labels(make_scene(seed)) for seed in seeds_of("train", profile.scenes)])
 
     def loss_fn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
@@ -81,17 +82,28 @@ def oracle(profile: Profile, out: Path, device: torch.device):
     return Oracle(), loss_fn, lambda model: model.save(out / "model.safetensors")
 
 
+def reconstruction_loss(error: Tensor, maps: Tensor) -> dict[str, Tensor]:
+    """Absolute and squared error; the pixels of things, a tenth of all and most of what is said, count four times.
+
+    error: (B, 3, H, W), decoded minus original; maps: (B, H, W), classes.
+    """
+    things = (maps > CLASSES.index("sun or moon")).unsqueeze(1)
+    weight = (1 + 3 * things.float()).expand_as(error)
+    weight = weight / weight.mean()
+    return {"l1": (weight * error.abs()).mean(), "l2": 2 * (weight * error.square()).mean()}
+
+
 def vae(profile: Profile, out: Path, device: torch.device):
     """The autoencoder: absolute and squared error, and a KL term just strong enough to keep the latents tame."""
-    images = render("train", profile.scenes)
+    images, maps = render("train", profile.scenes)
 
     def loss_fn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-        x = to_float(images[draw(len(images), profile.batch, generator)].to(device))
+        pick = draw(len(images), profile.batch, generator)
+        x = to_float(images[pick].to(device))
         mean, logvar = model.encode(x)
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator).to(mean)
-        error = model.decode(z) - x
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return {"l1": error.abs().mean(), "l2": 2 * error.square().mean(), "kl": 3e-4 * kl}
+        return reconstruction_loss(model.decode(z) - x, maps[pick].to(device)) | {"kl": 3e-4 * kl}
 
     def save(model: autoencoder.Autoencoder) -> None:
         with torch.no_grad():
@@ -103,23 +115,40 @@ def vae(profile: Profile, out: Path, device: torch.device):
     return autoencoder.Autoencoder(autoencoder.TINY), loss_fn, save
 
 
-def decoder(profile: Profile, out: Path, device: torch.device):
-    """More training for the decoder of `out`/vae alone: the latents, and what learned to draw in them, stay valid.
+def cached_latents(profile: Profile, encoder: autoencoder.Autoencoder, out: Path, device: torch.device) -> Tensor:
+    """Latents of the training scenes, float32 (N, 4, 8, 8), computed once: the U-Net never sees a pixel.
 
-    Stability AI's sd-vae-ft-mse improved Stable Diffusion v1's decoder in the same way.
+    The file's name tells the encoder's weights and the number of scenes, so that a stale one is never used.
     """
-    images = render("train", profile.scenes, start=LATER_SCENES)
+    weights = b"".join(p.detach().half().cpu().numpy().tobytes() for p in encoder.encoder.parameters())
+    path = out.parent / "training" / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}-{profile.scenes}.safetensors"
+    if not path.exists():
+        parts = []
+        for start in tqdm(range(0, profile.scenes, 500), desc="latents", unit="x500"):
+            with torch.no_grad():
+                images, _ = render("train", min(500, profile.scenes - start), start)
+                parts.append(encoder.to_latent(to_float(images.to(device))).cpu())
+        write_tensors(path, {"latents": torch.cat(parts)})
+    return read_tensors(path)["latents"]
+
+
+def decoder(profile: Profile, out: Path, device: torch.device):
+    """More training for the decoder of `out`/vae alone: the latents, and what has learned to draw in them, stay valid.
+
+    Stability AI's sd-vae-ft-mse improved Stable Diffusion v1's decoder in the same way. The latents get a little
+    noise, since those that a diffusion model draws are not perfect either.
+    """
     model = load_autoencoder(out / "vae")
+    latents = cached_latents(profile, model.eval().to(device), out, device)
+    images, maps = render("train", profile.scenes)
     model.encoder.requires_grad_(False)
     model.quant_conv.requires_grad_(False)
 
     def loss_fn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-        x = to_float(images[draw(len(images), profile.batch, generator)].to(device))
-        with torch.no_grad():
-            mean, logvar = model.encode(x)
-            z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator).to(mean)
-        error = model.decode(z) - x
-        return {"l1": error.abs().mean(), "l2": 2 * error.square().mean()}
+        pick = draw(len(images), profile.batch, generator)
+        z = latents[pick] + 0.05 * torch.randn(latents[pick].shape, generator=generator)
+        error = model.from_latent(z.to(device)) - to_float(images[pick].to(device))
+        return reconstruction_loss(error, maps[pick].to(device))
 
     return model, loss_fn, lambda model: save_module(model, out / "vae", dtype=torch.float16)
 
@@ -135,23 +164,13 @@ class TextToImage(nn.Module):
         self.unet = unet.UNet(unet.TINY)
 
 
-def cached_latents(profile: Profile, encoder: autoencoder.Autoencoder, path: Path, device: torch.device) -> Tensor:
-    """Latents of the training scenes, float32 (N, 4, 8, 8), computed once: the U-Net never sees a pixel."""
-    if not path.exists():
-        parts = []
-        for start in tqdm(range(0, profile.scenes, 500), desc="latents", unit="x500"):
-            with torch.no_grad():
-                images = render("train", min(500, profile.scenes - start), start)
-                parts.append(encoder.to_latent(to_float(images.to(device))).cpu())
-        write_tensors(path, {"latents": torch.cat(parts)})
-    return read_tensors(path)["latents"]
-
-
 def text_to_image(profile: Profile, out: Path, device: torch.device):
-    """Text transformer and U-Net, jointly, on the latents of the autoencoder in `out`/vae; one caption in ten is empty."""
+    """Text transformer and U-Net, jointly, on the latents of the autoencoder in `out`/vae.
+
+    One caption in ten is empty: that is what guidance will lead away from (Ho & Salimans 2022, arXiv:2207.12598).
+    """
     schedule = scaled_linear_schedule()
-    encoder = load_autoencoder(out / "vae").eval().to(device)
-    latents = cached_latents(profile, encoder, state_folder(out, "text-to-image") / "latents.safetensors", device)
+    latents = cached_latents(profile, load_autoencoder(out / "vae").eval().to(device), out, device)
     scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
 
     def loss_fn(model: TextToImage, generator: torch.Generator) -> dict[str, Tensor]:
@@ -165,7 +184,8 @@ def text_to_image(profile: Profile, out: Path, device: torch.device):
         return {"mse": F.mse_loss(model.unet(z_t, t.to(device), model.text(captions)), eps)}
 
     def save(model: TextToImage) -> None:
-        LatentDiffusion(model.unet, encoder, model.text, schedule).save_pretrained(out, dtype=torch.float16)
+        newest = load_autoencoder(out / "vae")    # its decoder may have been trained further meanwhile
+        LatentDiffusion(model.unet, newest, model.text, schedule).save_pretrained(out, dtype=torch.float16)
 
     return TextToImage(), loss_fn, save
 
@@ -178,26 +198,6 @@ RECIPES = {"oracle": oracle, "vae": vae, "decoder": decoder, "text-to-image": te
 def state_folder(out: Path, name: str) -> Path:
     """Where a run keeps what it needs to resume, its log and its loss figure: beside the checkpoint, not in it."""
     return out.parent / "training" / f"{out.name}-{name}"
-
-
-def draw_losses(log: Path) -> None:
-    """The loss figure beside a CSV log: each part of the loss, averaged over 1 % of the run."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with open(log) as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if name not in ("step", "lr")]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    width = max(1, len(rows) // 100)
-    for name in names:
-        values = torch.tensor([float(row[name]) for row in rows])
-        values = values[:len(values) // width * width].view(-1, width).mean(1)
-        axes.plot([width * (i + 1) for i in range(len(values))], values, label=name)
-    axes.set(title=f"{log.parent.name}: training loss", xlabel="step", ylabel="loss", yscale="log")
-    axes.legend()
-    figure.savefig(log.with_name("loss.png"), dpi=80)
 
 
 def run(name: str, profile: Profile, out: Path, resume: bool = False) -> None:
@@ -216,24 +216,9 @@ def run(name: str, profile: Profile, out: Path, resume: bool = False) -> None:
     torch.manual_seed(profile.train.seed)
     model, loss_fn, save = RECIPES[name](profile, out, device)
     model = model.to(device)
-    rows = []
-    done = int(read_tensors(state)["step"]) if resume else 0
-    if resume:
-        with open(log) as file:
-            rows = [row for row in csv.reader(file) if row[0] == "step" or int(row[0]) <= done]
-    with open(log, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerows(rows)
-        bar = tqdm(total=profile.train.steps, initial=done, desc=name, unit="step")
-        for progress in train(model, loss_fn, profile.train, state, resume):
-            if progress.step == 1:
-                writer.writerow(["step", "lr", *progress.losses])
-            writer.writerow([progress.step, f"{progress.lr:.3g}", *(f"{v:.6g}" for v in progress.losses.values())])
-            bar.set_postfix(loss=f"{sum(progress.losses.values()):.4f}", refresh=False)
-            bar.update()
-            if progress.step % profile.train.save_every == 0:
-                file.flush()
-        bar.close()
+    steps = train(model, loss_fn, profile.train, state, resume)
+    for _ in logged(steps, log, name, profile.train.steps):
+        pass
     draw_losses(log)
     save(load_ema(state, model))
 
@@ -253,7 +238,8 @@ def main(arguments: list[str] | None = None) -> None:
         profile = replace(profile, train=replace(profile.train, steps=args.steps))
     if args.threads:
         torch.set_num_threads(args.threads)
-    run(args.name, profile, args.out or Path("data/oracle" if args.name == "oracle" else "data/tiny-worlds"), args.resume)
+    out = args.out or Path("data/oracle" if args.name == "oracle" else "data/tiny-worlds")
+    run(args.name, profile, out, args.resume)
 
 
 if __name__ == "__main__":

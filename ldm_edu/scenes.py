@@ -81,7 +81,8 @@ def make_scene(seed: int) -> Scene:
 
 def _stand(rng: random.Random, kind: str, colour: str, size: str, place: str, front: bool) -> Thing:
     """Puts a thing on the ground with jitter. Small ones stand nearer, so that no big one hides them."""
-    x, y = PLACES[place] + rng.uniform(-0.03, 0.03), rng.uniform(0.18, 0.25) if size == "big" else rng.uniform(0.12, 0.18)
+    x = PLACES[place] + rng.uniform(-0.03, 0.03)
+    y = rng.uniform(0.18, 0.25) if size == "big" else rng.uniform(0.12, 0.18)
     scale = SIZES[size] * rng.uniform(0.94, 1.06)
     if kind == "balloon":
         y += 0.1 + 0.12 * (size == "small")  # balloons fly

@@ -1,4 +1,4 @@
-"""One training loop for every model of the series: a generator, so that progress bars, logs and pictures are the caller's.
+"""One training loop for every model of the series: a generator; progress bars, logs and pictures are the caller's.
 
 All randomness of step k comes from a generator seeded with (seed, k). A run that was killed and resumed
 therefore sees the same batches and the same noise as an unbroken one, and ends in the same weights.
@@ -6,13 +6,17 @@ therefore sees the same batches and the same noise as an unbroken one, and ends 
 from __future__ import annotations
 
 import copy
+import csv
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from .weights import read_tensors, write_tensors
 
@@ -58,7 +62,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def ema_update(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """ema <- d ema + (1 - d) model, in place, with d = min(decay, (1 + step) / (10 + step)): early weights are forgotten."""
+    """ema <- d ema + (1 - d) model, in place; d = min(decay, (1 + step) / (10 + step)), so that early weights fade."""
     decay = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
         for average, value in zip(ema.state_dict().values(), model.state_dict().values()):
@@ -80,7 +84,10 @@ def save_state(path: Path, step: int, model: nn.Module, ema: nn.Module, optimize
 def load_state(path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """The inverse of `save_state`; returns the number of steps done. Strict: a changed model is a RuntimeError."""
     tensors = read_tensors(path)
-    part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
     model.load_state_dict(part("model."))
     ema.load_state_dict(part("ema."))
     slots: dict[int, dict[str, Tensor]] = {}
@@ -130,3 +137,46 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
         if state and (done % config.save_every == 0 or done == config.steps):
             save_state(Path(state), done, model, ema, optimizer)
         yield Progress(done, {name: float(value.detach()) for name, value in losses.items()}, lr, ema)
+
+
+def logged(steps: Iterator[Progress], log: Path, name: str, total: int) -> Iterator[Progress]:
+    """Pass on what `train` yields, with a progress bar (loss, time left) and one row a step in the CSV file `log`.
+
+    Rows of steps that are now done again, after a run was killed, are replaced.
+    """
+    bar = rows = None
+    with ExitStack() as stack:
+        for progress in steps:
+            if bar is None:
+                kept = [row for row in _read_log(log) if int(row["step"]) < progress.step]
+                rows = csv.DictWriter(stack.enter_context(open(log, "w", newline="")),
+                                      ["step", "lr", *progress.losses])
+                rows.writeheader()
+                rows.writerows(kept)
+                bar = stack.enter_context(tqdm(total=total, initial=progress.step - 1, desc=name, unit="step"))
+            losses = {part: f"{value:.6g}" for part, value in progress.losses.items()}
+            rows.writerow({"step": progress.step, "lr": f"{progress.lr:.3g}", **losses})
+            bar.set_postfix(loss=f"{sum(progress.losses.values()):.4f}", refresh=False)
+            bar.update()
+            yield progress
+
+
+def _read_log(log: Path) -> list[dict[str, str]]:
+    if not log.exists():
+        return []
+    with open(log, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def draw_losses(log: Path) -> None:
+    """Draw loss.png beside a CSV log: each part of the loss, averaged over 1 % of the run."""
+    rows = _read_log(log)
+    axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
+    width = max(1, len(rows) // 100)
+    for name in [name for name in rows[0] if name not in ("step", "lr")]:
+        values = torch.tensor([float(row[name]) for row in rows])
+        values = values[:len(values) // width * width].view(-1, width).mean(1)
+        axes.plot([width * (i + 1) for i in range(len(values))], values, label=name)
+    axes.set(title=f"{log.parent.name}: training loss", xlabel="step", ylabel="loss", yscale="log")
+    axes.legend()
+    figure.savefig(log.with_name("loss.png"), dpi=80)

@@ -33,13 +33,15 @@ class UNetConfig:
 
     def __post_init__(self):
         if not self.channels or len(self.attention) != len(self.channels):
-            raise ValueError(f"attention={self.attention} must have one entry per level of channels={self.channels}")
-        for name in ("groups", "heads"):
-            if any(c % getattr(self, name) for c in self.channels):
-                raise ValueError(f"channels={self.channels} must be multiples of {name}={getattr(self, name)}")
+            raise ValueError(f"attention={self.attention} must have one entry for each of "
+                             f"channels={self.channels}")
+        for name, divisor in (("groups", self.groups), ("heads", self.heads)):
+            if any(c % divisor for c in self.channels):
+                raise ValueError(f"channels={self.channels} must be multiples of {name}={divisor}")
 
 
-TINY = UNetConfig(channels=(64, 128), attention=(True, True), heads=4, context_dim=128, groups=16, sample_size=8)
+TINY = UNetConfig(
+    channels=(64, 128), attention=(True, True), heads=4, context_dim=128, groups=16, sample_size=8)
 
 
 class Level(nn.Module):
@@ -51,7 +53,8 @@ class Level(nn.Module):
     def __init__(self, config: UNetConfig, in_channels: list[int], channels: int, attention: bool):
         super().__init__()
         time_dim = 4 * config.channels[0]
-        self.resnets = nn.ModuleList(ResBlock(c, channels, time_dim, groups=config.groups) for c in in_channels)
+        self.resnets = nn.ModuleList(
+            ResBlock(c, channels, time_dim, groups=config.groups) for c in in_channels)
         self.attentions = nn.ModuleList(
             SpatialTransformer(channels, config.heads, config.context_dim, groups=config.groups)
             for _ in in_channels if attention)
@@ -64,7 +67,8 @@ class Level(nn.Module):
 class DownBlock(Level):
     """A level on the way down; every result is also put on the pile of `skips` for the way up."""
 
-    def __init__(self, config: UNetConfig, in_channels: list[int], channels: int, attention: bool, last: bool):
+    def __init__(self, config: UNetConfig, in_channels: list[int], channels: int, attention: bool, *,
+                 last: bool):
         super().__init__(config, in_channels, channels, attention)
         self.downsample = None if last else Downsample(channels)
 
@@ -73,7 +77,7 @@ class DownBlock(Level):
             x = self.step(i, x, time, context)
             skips.append(x)
         if self.downsample is not None:
-            x = self.downsample(x)                                                        # (B, C, ⌈h/2⌉, ⌈w/2⌉)
+            x = self.downsample(x)                                                      # (B, C, ⌈h/2⌉, ⌈w/2⌉)
             skips.append(x)
         return x
 
@@ -97,7 +101,8 @@ class MidBlock(nn.Module):
 class UpBlock(Level):
     """A level on the way up; every residual block also sees the top of the pile of `skips`."""
 
-    def __init__(self, config: UNetConfig, in_channels: list[int], channels: int, attention: bool, last: bool):
+    def __init__(self, config: UNetConfig, in_channels: list[int], channels: int, attention: bool, *,
+                 last: bool):
         super().__init__(config, in_channels, channels, attention)
         self.upsample = None if last else Upsample(channels)
 
@@ -105,14 +110,14 @@ class UpBlock(Level):
         for i in range(len(self.resnets)):
             x = self.step(i, torch.cat([x, skips.pop()], dim=1), time, context)
         if self.upsample is not None:
-            x = self.upsample(x, skips[-1].shape[2:])    # the skip's size, because halving rounded odd sizes up
+            x = self.upsample(x, skips[-1].shape[2:])    # not twice x's: halving rounded odd sizes up
         return x
 
 
 class UNet(nn.Module):
     """eps_theta(z_t, t, tau(y)): the noise in a noisy latent, given the timestep and the embedded text.
 
-    Ronneberger et al. 2015 (arXiv:1505.04597) for the shape. `conv_out` starts at zero, and so the prediction.
+    Ronneberger et al. 2015 (arXiv:1505.04597) for the shape. `conv_out`, and so eps, starts at zero.
     """
 
     def __init__(self, config: UNetConfig = UNetConfig()):
@@ -120,7 +125,8 @@ class UNet(nn.Module):
         self.config = config
         channels, levels = config.channels, range(len(config.channels))
         time_dim = 4 * channels[0]
-        self.time_mlp = nn.Sequential(nn.Linear(channels[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.time_mlp = nn.Sequential(
+            nn.Linear(channels[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
 
         skips = [channels[0]]    # channels of every feature map that will go on the pile
@@ -128,7 +134,7 @@ class UNet(nn.Module):
         for i in levels:
             c_in, c, last = skips[-1], channels[i], i == levels[-1]
             widths = [c_in] + [c] * (config.layers - 1)
-            self.down_blocks.append(DownBlock(config, widths, c, config.attention[i], last))
+            self.down_blocks.append(DownBlock(config, widths, c, config.attention[i], last=last))
             skips += [c] * (config.layers + (not last))
 
         self.mid_block = MidBlock(config)
@@ -167,9 +173,10 @@ class UNet(nn.Module):
     def _check(self, x: Tensor, t: Tensor, context: Tensor) -> None:
         config = self.config
         if x.ndim != 4 or x.shape[1] != config.in_channels:
-            raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, {config.in_channels}, height, width)")
+            raise ValueError(f"x has shape {tuple(x.shape)}, "
+                             f"expected (batch, {config.in_channels}, height, width)")
         if tuple(t.shape) not in ((), (1,), (len(x),)):
-            raise ValueError(f"t has shape {tuple(t.shape)}, expected a number or ({len(x)},), one per latent")
+            raise ValueError(f"t has shape {tuple(t.shape)}, expected a number or ({len(x)},)")
         if context.ndim != 3 or len(context) != len(x) or context.shape[2] != config.context_dim:
             raise ValueError(f"context has shape {tuple(context.shape)}, "
                              f"expected ({len(x)}, tokens, {config.context_dim})")

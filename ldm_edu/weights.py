@@ -86,13 +86,13 @@ class Layout:
 UNET = Layout(
     UNet, UNetConfig, "diffusion_pytorch_model.safetensors", IMAGE_NAMES,
     sizes=dict(in_channels="in_channels", out_channels="out_channels", channels="block_out_channels",
-               layers="layers_per_block", heads="attention_head_dim",    # which in v1 counts heads, not their width
+               layers="layers_per_block", heads="attention_head_dim",    # which counts them, in v1
                context_dim="cross_attention_dim", groups="norm_num_groups", sample_size="sample_size"),
     derive=lambda config: dict(
         down_block_types=["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention],
         up_block_types=["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)]),
     recover=lambda found: dict(
-        attention=tuple(kind == "CrossAttnDownBlock2D" for kind in found.get("down_block_types", ()))),
+        attention=tuple(kind != "DownBlock2D" for kind in found.get("down_block_types", ()))),
     fixed=dict(_class_name="UNet2DConditionModel", act_fn="silu", norm_eps=1e-5, downsample_padding=1,
                flip_sin_to_cos=True, freq_shift=0, mid_block_type="UNetMidBlock2DCrossAttn",
                mid_block_scale_factor=1, transformer_layers_per_block=1, conv_in_kernel=3, conv_out_kernel=3,
@@ -122,7 +122,7 @@ TEXT = Layout(
     # Stable Diffusion's own file says 2, by mistake; the end token is the last of the vocabulary.
     recover=lambda found: dict(
         end_id=found["vocab_size"] - 1 if found["eos_token_id"] == 2 else found["eos_token_id"]),
-    # dtype: of the opened model; without it transformers 5 takes that of the file, and float16 ones do not run.
+    # dtype: of the opened model; without it transformers 5 takes the file's, and float16 does not run.
     fixed=dict(architectures=["CLIPTextModel"], model_type="clip_text_model", hidden_act="quick_gelu",
                layer_norm_eps=1e-5, dtype="float32"),
     absent=dict(eos_token_id=49407),
@@ -136,14 +136,15 @@ def save_module(module: UNet | Autoencoder | TextTransformer, folder: str | Path
                 dtype: torch.dtype | None = None) -> None:
     """Write a model's folder, for us, diffusers and transformers to open; weights as `dtype`, if given."""
     layout = next(layout for layout in (UNET, AUTOENCODER, TEXT) if isinstance(module, layout.model))
-    tensors = {layout.theirs(name): tensor.to(dtype or tensor.dtype) for name, tensor in module.state_dict().items()}
+    tensors = {layout.theirs(name): tensor.to(dtype or tensor.dtype)
+               for name, tensor in module.state_dict().items()}
     write_tensors(Path(folder) / layout.file, tensors)
     with replacing(Path(folder) / "config.json") as part:
         part.write_text(json.dumps(config_to_json(layout, module.config), indent=2) + "\n")
 
 
 def load_unet(folder: str | Path) -> UNet:
-    """Open a `UNet2DConditionModel` folder of Stable Diffusion v1's shape, in float32. Raises as `load_module`."""
+    """Open a `UNet2DConditionModel` folder, in float32. Raises as `load_module`."""
     return load_module(UNET, folder)
 
 
@@ -167,13 +168,16 @@ def load_module(layout: Layout, folder: str | Path) -> nn.Module:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}, expected one with config.json and {layout.file}")
     config = config_from_json(layout, _read_json(folder / "config.json"), folder / "config.json")
-    tensors = {layout.ours(name): tensor.float() for name, tensor in read_tensors(folder / layout.file).items()
-               if not name.endswith("position_ids")}                # 0, 1, 2, …: a buffer of older transformers
-    with torch.device("meta"):                                      # shapes only: the weights come from the file
+    # A copy of every tensor: aligned memory, so the same bits as before saving, and none of it in the file.
+    # `position_ids`, in files of older transformers, are just 0, 1, 2, …
+    found = read_tensors(folder / layout.file)
+    tensors = {layout.ours(name): tensor.to(torch.float32, copy=True)
+               for name, tensor in found.items() if not name.endswith("position_ids")}
+    with torch.device("meta"):    # shapes only: the weights come from the file
         model = layout.model(config)
     wanted = model.state_dict()
     for name in tensors.keys() & wanted.keys():
-        if tensors[name].shape == (*wanted[name].shape, 1, 1):      # an old 1 × 1 convolution, now linear
+        if tensors[name].shape == (*wanted[name].shape, 1, 1):    # an old 1 × 1 convolution, now linear
             tensors[name] = tensors[name].flatten(1)
     wrong = [f"{layout.theirs(n)} is missing" for n in wanted if n not in tensors]
     wrong += [f"{layout.theirs(n)} has no place in the model" for n in tensors if n not in wanted]
@@ -196,18 +200,22 @@ def config_from_json(layout: Layout, found: dict, source: str | Path = "config.j
     example = config_to_json(layout, layout.config())
     wrong = []
     for key in layout.sizes.values():
-        if type(found.get(key)) is not type(example[key]):
-            wrong.append(f"{key} = {json.dumps(found.get(key))}, expected a value like {json.dumps(example[key])}")
-            found[key] = example[key]    # so that the rest can be judged, too
+        value, like = found.get(key), example[key]
+        if type(value) is not type(like):
+            wrong.append(f"{key} = {json.dumps(value)}, expected a value like {json.dumps(like)}")
+            found[key] = like    # so that the rest can be judged, too
     sizes = {ours: found[theirs] for ours, theirs in layout.sizes.items()}
     sizes = {ours: tuple(value) if isinstance(value, list) else value for ours, value in sizes.items()}
-    config = layout.config(**sizes, **layout.recover(found))
+    try:
+        config = layout.config(**sizes, **layout.recover(found))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     # What we would write must be what is there. Of keys that we do not know, only an "off" is harmless.
     known = config_to_json(layout, config)
     for key, value in found.items():
-        if key in layout.ignored or value == known.get(key) or key not in known and (not value or key[0] == "_"):
-            continue
-        wrong.append(f"{key} = {json.dumps(value)}, where we implement {json.dumps(known.get(key))} only")
+        harmless = value == known[key] if key in known else not value or key.startswith("_")
+        if not harmless and key not in layout.ignored:
+            wrong.append(f"{key} = {json.dumps(value)}, where we implement {json.dumps(known.get(key))} only")
     _refuse(source, wrong)
     return config
 
@@ -217,7 +225,6 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Raises FileNotFoundError if there is none, ValueError if it is damaged or cut short.
     """
-    _check_file(path)
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -246,16 +253,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _read_json(path: Path) -> dict:
-    _check_file(path)
     try:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def _check_file(path: str | Path) -> None:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path}")
 
 
 def _refuse(source: str | Path, wrong: list[str]) -> None:

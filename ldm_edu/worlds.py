@@ -70,10 +70,13 @@ class TinyWorlds(Dataset):
         return Example(to_tensor(image), self.caption(index).text, torch.from_numpy(classes.astype(np.int64)))
 
 
-def render(split: str, count: int, start: int = 0, size: tuple[int, int] = (64, 64)) -> Tensor:
-    """`count` scenes at once, uint8 (count, 3, H, W): the cache that training draws its batches from."""
-    images = [paint(make_scene(seed), *size)[0] for seed in seeds_of(split, count, start)]
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+def render(split: str, count: int, start: int = 0, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, Tensor]:
+    """`count` scenes at once, for training to draw its batches from.
+
+    Returns images, uint8 (count, 3, H, W), and semantic maps, uint8 (count, H, W), classes as in `painting.CLASSES`.
+    """
+    images, maps = zip(*(paint(make_scene(seed), *size) for seed in seeds_of(split, count, start)))
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(np.stack(maps))
 
 
 class CaptionedImages(Dataset):

@@ -1,8 +1,8 @@
 """The independent reference: diffusers and transformers models with random weights that hide nothing.
 
 A freshly initialised model has zero biases, unit norms and silent branches, so most mistakes in a copy of it
-leave the output as it is. Here every parameter is drawn, and the layers that write into a norm are small enough
-for the norm's eps to show.
+leave the output as it is. Here every parameter is drawn, and the layers that write into a norm are small
+enough for the norm's eps to show.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ TEXTS = {
 
 # In diffusers' and transformers' names: layers that see something of order one and write into a norm, which
 # get 0.03 of the usual weights; and layers on the path between two norms, which hand on what they get.
-INTO_NORM = re.compile(r"conv_in|conv1|conv2|time_emb_proj|proj_in|to_out|ff\.net\.2|embedding\.weight|out_proj|fc2")
+INTO_NORM = re.compile(
+    r"conv_in|conv1|conv2|time_emb_proj|proj_in|to_out|ff\.net\.2|embedding\.weight|out_proj|fc2")
 BETWEEN_NORMS = re.compile(r"conv_shortcut|proj_out|samplers")
 
 
@@ -81,7 +82,7 @@ def reference_text(config: clip.TextConfig) -> CLIPTextModel:
 
 def ours(reference: nn.Module, config) -> nn.Module:
     """Our model with a reference's weights."""
-    layout = {unet.UNetConfig: UNET, autoencoder.AutoencoderConfig: AUTOENCODER, clip.TextConfig: TEXT}[type(config)]
+    layout = next(layout for layout in (UNET, AUTOENCODER, TEXT) if isinstance(config, layout.config))
     model = layout.model(config)
     model.load_state_dict({layout.ours(name): tensor for name, tensor in reference.state_dict().items()})
     return model.eval().requires_grad_(False)

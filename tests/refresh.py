@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from sync import save
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -24,13 +24,13 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 
 
 def execute(path: Path, timeout: int = 300):
-    """The notebook at `path` with the outputs of a fresh run. Raises CellExecutionError if a cell raises."""
+    """The notebook at `path` with the outputs of a fresh run. Raises as nbclient does if a cell fails."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     NotebookClient(notebook, kernel_name="python3", timeout=timeout, coalesce_streams=True,
-                   record_timing=False, store_widget_state=False,
+                   record_timing=False, store_widget_state=False, extra_arguments=["--log-level=ERROR"],
                    resources={"metadata": {"path": str(path.parent)}}).execute()
     return notebook
 
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             notebook = execute(path)
             clean(notebook)
-        except (CellExecutionError, ValueError) as error:
+        except (CellExecutionError, CellTimeoutError, ValueError) as error:
             print(f"{path}: {error}", file=sys.stderr)
             failed += 1
             continue

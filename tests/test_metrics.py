@@ -46,7 +46,8 @@ def test_facts_by_hand(caption, right, stated):
 
 
 def test_count_must_be_exact():
-    three = Reading("day", "sand", "clear", tuple(Seen("tree", "red", "big", p, False) for p in ("left", "middle", "right")))
+    trees = tuple(Seen("tree", "red", "big", place, False) for place in ("left", "middle", "right"))
+    three = Reading("day", "sand", "clear", trees)
     assert dict(facts(Caption("", mentions=(Mention("tree", "red", count=2),)), three))["count"] is False
     assert dict(facts(Caption("", mentions=(Mention("tree", "red", count=3),)), three))["count"] is True
 
@@ -73,7 +74,7 @@ needs_oracle = pytest.mark.skipif(not ORACLE.exists(), reason="no trained oracle
 def test_oracle_reads_fresh_renders():
     """At least 99 % per attribute on scenes it was not trained on; prints the table."""
     count = 600
-    images, seeds = to_float(render("validation", count, start=50_000)), seeds_of("validation", count, 50_000)
+    images, seeds = to_float(render("validation", count, start=50_000)[0]), seeds_of("validation", count, 50_000)
     truth = torch.stack([labels(make_scene(seed)) for seed in seeds])
     with torch.no_grad():
         answer = torch.stack([logits.argmax(1) for logits in Oracle.load()(images)], 1)
@@ -95,7 +96,7 @@ def test_oracle_is_at_chance_on_shuffled_captions():
     captions = [dataset.caption(i) for i in range(count)]
     shuffled = captions[1:] + captions[:1]
     truth = [reading(labels(make_scene(seed)).tolist()) for seed in dataset.seeds]
-    seen = oracle.read(to_float(render("validation", count)))
+    seen = oracle.read(to_float(render("validation", count)[0]))
     chance, judged = score(shuffled, truth), score(shuffled, seen)
     print(f"shuffled captions: oracle {judged.accuracy:.1%}, chance {chance.accuracy:.1%}")
     assert abs(judged.accuracy - chance.accuracy) < 0.02 and judged.all_right <= chance.all_right + 0.01

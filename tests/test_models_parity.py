@@ -8,8 +8,17 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import (AUTOENCODERS, TEXTS, UNETS, error, ours, perturb, reference_autoencoder, reference_text,
-                       reference_unet)
+from reference import (
+    AUTOENCODERS,
+    TEXTS,
+    UNETS,
+    error,
+    ours,
+    perturb,
+    reference_autoencoder,
+    reference_text,
+    reference_unet,
+)
 from torch import Tensor, nn
 
 from ldm_edu import blocks, unet
@@ -48,14 +57,16 @@ def autoencoder_case(size: str, height: int = 32, width: int = 32) -> Case:
     reference = perturb(reference_autoencoder(config))
     image, latent = draw(2, 3, height, width), draw(2, 4, height // 8, width // 8)
     posterior = reference.encode(image).latent_dist
-    return Case(config, reference, (image, latent), (posterior.mean, posterior.logvar, reference.decode(latent).sample))
+    expected = posterior.mean, posterior.logvar, reference.decode(latent).sample
+    return Case(config, reference, (image, latent), expected)
 
 
 @cache
 def text_case(size: str) -> Case:
     config = TEXTS[size]
     reference = perturb(reference_text(config))
-    ids = torch.randint(0, config.vocab_size - 2, (3, config.length), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, config.vocab_size - 2, (3, config.length), generator=generator)
     for row, end in zip(ids, (4, 9, config.length - 1)):
         row[end:] = config.end_id
     return Case(config, reference, (ids,), (reference(ids).last_hidden_state,))
@@ -90,7 +101,8 @@ def test_unet_equals_diffusers(size, height, width):
     assert unet_error(ours(case.reference, case.config), case) < UNET_TOLERANCE
 
 
-@pytest.mark.parametrize("size, height, width", [("sd", 32, 32), ("sd", 24, 56), ("tiny", 64, 64), ("tiny", 48, 32)])
+@pytest.mark.parametrize("size, height, width", [
+    ("sd", 32, 32), ("sd", 24, 56), ("tiny", 64, 64), ("tiny", 48, 32)])
 def test_autoencoder_equals_diffusers(size, height, width):
     case = autoencoder_case(size, height, width)
     assert autoencoder_error(ours(case.reference, case.config), case) < AUTOENCODER_TOLERANCE
@@ -182,8 +194,7 @@ def sine_first(embed):
 def frequencies_to_the_end(embed):
     """As if divided by half - 1, the variant with a frequency shift of one."""
     def embedding(t, dim):
-        half = dim // 2
-        angle = t.float()[:, None] * torch.exp(-torch.arange(half) / (half - 1) * torch.tensor(10_000.0).log())
+        angle = t.float()[:, None] * torch.logspace(0, -4, dim // 2)
         return torch.cat([angle.cos(), angle.sin()], dim=1)
     return embedding
 
@@ -209,7 +220,7 @@ UNET_MISTAKES = {
     "eps of the layer norms": set_eps(blocks.TransformerBlock, ("norm1", "norm2", "norm3"), 1e-6),
     "tanh-GELU": replace(F, "gelu", lambda gelu: partial(gelu, approximate="tanh")),
     "GEGLU halves swapped": replace(FeedForward, "forward", halves_swapped),
-    "head width 8, not 8 heads": set_everywhere(Attention, "heads", lambda module: module.to_q.out_features // 8),
+    "head width 8, not 8 heads": set_everywhere(Attention, "heads", lambda a: a.to_q.out_features // 8),
     "no root of d": replace(F, "scaled_dot_product_attention", lambda attend: partial(attend, scale=1.0)),
     "sine before cosine": replace(unet, "timestep_embedding", sine_first),
     "frequencies shifted": replace(unet, "timestep_embedding", frequencies_to_the_end),
@@ -234,7 +245,7 @@ TEXT_MISTAKES = {
     "GELU for quick-GELU": replace(QuickGELU, "forward", lambda _: lambda self, x: F.gelu(x)),
     "eps of the norms": set_everywhere(nn.LayerNorm, "eps", 1e-6),
     "no final norm": set_everywhere(TextTransformer, "final_norm", lambda _: nn.Identity()),
-    "half the heads": set_everywhere(Attention, "heads", lambda module: module.heads // 2),
+    "half the heads": set_everywhere(Attention, "heads", lambda a: a.heads // 2),
     "positions off by one": lambda model, _: model.position_embedding.weight.copy_(
         model.position_embedding.weight.roll(1, dims=0)),
 }
@@ -302,9 +313,9 @@ def test_text_transformer_refuses(ids, message):
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: UNetConfig(channels=(48, 64), attention=(True, True)), r"\(48, 64\) must be multiples of groups=32"),
+    (lambda: UNetConfig(channels=(48, 64), attention=(True, True)), "must be multiples of groups=32"),
     (lambda: UNetConfig(channels=(32, 64), attention=(True, True), heads=3), "must be multiples of heads=3"),
-    (lambda: UNetConfig(channels=(32, 64)), "one entry per level"),
+    (lambda: UNetConfig(channels=(32, 64)), "must have one entry for each of channels"),
     (lambda: AutoencoderConfig(channels=(12, 32), groups=8), r"\(12, 32\) must be multiples of groups=8"),
     (lambda: TextConfig(dim=100), "dim=100 must be a multiple of heads=12"),
 ])

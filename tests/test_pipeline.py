@@ -14,12 +14,21 @@ import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
-from reference import (AUTOENCODERS, TEXTS, UNETS, error, ours, perturb, reference_autoencoder, reference_text,
-                       reference_unet)
+from reference import (
+    AUTOENCODERS,
+    TEXTS,
+    UNETS,
+    error,
+    ours,
+    perturb,
+    reference_autoencoder,
+    reference_text,
+    reference_unet,
+)
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from ldm_edu import pipeline, samplers, weights
+from ldm_edu import pipeline, samplers
 from ldm_edu.clip import TextConfig, TextTransformer
 from ldm_edu.conditioning import TextEncoder, build_tokenizer, guided, save_tokenizer
 from ldm_edu.pipeline import LatentDiffusion, schedule_from_config, schedule_to_config
@@ -27,9 +36,10 @@ from ldm_edu.schedule import Schedule, cosine_schedule, linear_schedule, scaled_
 
 TINY_WORLDS = Path(__file__).parent.parent / "data" / "tiny-worlds"
 TOLERANCE = 2e-4
-WORDS = "a an the big small red blue house houses boat mouse out youth night on in front of snow it's , .".split()
+WORDS = "a an the big small red blue house houses boat mouse out youth night on in front of snow , .".split()
 PROMPTS = ["a big red house on the snow, at night", "two small boats."]
-SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+          steps_offset=1)
 
 diffusers.utils.logging.set_verbosity_error()
 diffusers.utils.logging.disable_progress_bar()
@@ -43,7 +53,8 @@ def pair(size: str) -> tuple[StableDiffusionPipeline, LatentDiffusion]:
     unet = perturb(reference_unet(UNETS[size]))
     vae = perturb(reference_autoencoder(AUTOENCODERS[size]))
     text = perturb(reference_text(text_config))
-    theirs = assemble(unet=unet, vae=vae, text_encoder=text, tokenizer=tokenizer)
+    theirs = assemble(unet=unet, vae=vae, text_encoder=text, tokenizer=tokenizer,
+                      scheduler=DDIMScheduler(**SD, set_alpha_to_one=False))
     mine = LatentDiffusion(ours(unet, UNETS[size]), ours(vae, AUTOENCODERS[size]),
                            TextEncoder(tokenizer, ours(text, text_config)), scaled_linear_schedule())
     return theirs, mine
@@ -51,8 +62,7 @@ def pair(size: str) -> tuple[StableDiffusionPipeline, LatentDiffusion]:
 
 def assemble(**parts) -> StableDiffusionPipeline:
     theirs = StableDiffusionPipeline(
-        **parts, scheduler=DDIMScheduler(**SD, set_alpha_to_one=False), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False)
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)
     return theirs
 
@@ -63,7 +73,8 @@ def open_theirs(folder: Path) -> StableDiffusionPipeline:
     return theirs
 
 
-def draw_theirs(theirs, prompt, steps=10, guidance=4.0, seed=5, size=(None, None), output="pt", **options) -> Tensor:
+def draw_theirs(theirs: StableDiffusionPipeline, prompt: list[str], steps=10, guidance=4.0, seed=5,
+                size=(None, None), output="pt", **options) -> Tensor:
     """Their picture in our range, or their latents."""
     images = theirs(prompt, num_inference_steps=steps, guidance_scale=guidance, height=size[0], width=size[1],
                     generator=torch.Generator().manual_seed(seed), output_type=output, **options).images
@@ -75,22 +86,26 @@ def latents(mine: LatentDiffusion, *args, **options) -> Tensor:
     return step.x
 
 
+@cache
+def expected_picture(size: str) -> Tensor:
+    return draw_theirs(pair(size)[0], PROMPTS, size=(64, 64))
+
+
 # ---- Same weights, same seed, same picture ----
 
 @pytest.mark.parametrize("size", UNETS)
 def test_guided_ddim_equals_diffusers(size):
-    theirs, mine = pair(size)
-    found = mine.text_to_image(PROMPTS, steps=10, guidance=4.0, seed=5)
-    expected = draw_theirs(theirs, PROMPTS)
+    found = pair(size)[1].text_to_image(PROMPTS, steps=10, guidance=4.0, seed=5, size=64)
     assert found.dtype == torch.float32 and -1 <= found.min() and found.max() <= 1 and found.std() > 0.1
-    assert error(found, expected) < TOLERANCE
+    assert error(found, expected_picture(size)) < TOLERANCE
 
 
 @pytest.mark.parametrize("ours, theirs", [
     (dict(guidance=1.0), dict(guidance=1.0)),
-    (dict(guidance=0.3), dict(guidance=0.3)),                                  # below 1 there is no guidance either
+    (dict(guidance=0.3), dict(guidance=0.3)),    # below 1 there is none either
+    (dict(size=None), dict()),
     (dict(size=(48, 80)), dict(size=(48, 80))),
-    (dict(size=40), dict(size=(40, 40))),                                      # odd latents
+    (dict(size=40), dict(size=(40, 40))),        # odd latents
     (dict(negative_prompt="the night"), dict(negative_prompt=["the night"] * 2)),
     (dict(negative_prompt=["a mouse", ""]), dict(negative_prompt=["a mouse", ""])),
     (dict(seed=2**40), dict(seed=2**40)),
@@ -103,8 +118,8 @@ def test_every_option_equals_diffusers(ours, theirs):
 
 def test_ddpm_equals_diffusers():
     theirs, mine = pair("tiny")
-    theirs = assemble(**{name: getattr(theirs, name) for name in ("unet", "vae", "text_encoder", "tokenizer")})
-    theirs.scheduler = DDPMScheduler(**SD, timestep_spacing="leading")
+    parts = {name: getattr(theirs, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+    theirs = assemble(**parts, scheduler=DDPMScheduler(**SD, timestep_spacing="leading"))
     found = latents(mine, PROMPTS, steps=7, guidance=4.0, seed=5, sampler="ddpm")
     assert error(found, draw_theirs(theirs, PROMPTS, steps=7, output="latent")) < TOLERANCE
 
@@ -117,31 +132,37 @@ def test_one_prompt_is_a_batch_of_one_and_batches_share_one_noise():
     assert error(latents(mine, PROMPTS[0], steps=3, seed=2), one) > 0.1
 
 
+def padded_with_0(ids: Tensor) -> Tensor:
+    return ids.masked_fill((ids == ids.max()).cumsum(dim=1) > 1, 0)
+
+
 MISTAKES = {
     "guidance towards the negative prompt": lambda patch, mine: patch.setattr(
-        pipeline, "guided", lambda unet, cond, uncond, scale: guided(unet, uncond.expand_as(cond), cond, scale)),
+        pipeline, "guided", lambda unet, c, u, scale: guided(unet, u.expand_as(c), c, scale)),
     "guidance's w for its scale": lambda patch, mine: patch.setattr(
-        pipeline, "guided", lambda unet, cond, uncond, scale: guided(unet, cond, uncond, scale + 1)),
+        pipeline, "guided", lambda unet, c, u, scale: guided(unet, c, u, scale + 1)),
     "offset forgotten": lambda patch, mine: patch.setitem(
         samplers.SAMPLERS, "ddim", lambda *args, **options: samplers.ddim(*args, offset=0, **options)),
     "last alpha_bar = 1": lambda patch, mine: patch.setattr(
         samplers, "_levels", lambda *args, levels=samplers._levels: levels(*args[:-1], torch.ones(1))),
-    "linear schedule": lambda patch, mine: patch.setattr(mine, "schedule", linear_schedule(1000, 0.00085, 0.012)),
+    "linear schedule": lambda patch, mine: patch.setattr(
+        mine, "schedule", linear_schedule(1000, 0.00085, 0.012)),
     "scale factor forgotten": lambda patch, mine: patch.setattr(
         mine.autoencoder, "config", replace(mine.autoencoder.config, scale=1.0)),
     "scale factor of SDXL": lambda patch, mine: patch.setattr(
         mine.autoencoder, "config", replace(mine.autoencoder.config, scale=0.13025)),
-    "padding with another token": lambda patch, mine: patch.setattr(mine.text.tokenizer, "pad_token", "a</w>"),
+    "padding with another token": lambda patch, mine: patch.setattr(
+        mine.text, "tokenize", lambda prompts, right=mine.text.tokenize: padded_with_0(right(prompts))),
     "another sampler": lambda patch, mine: patch.setitem(samplers.SAMPLERS, "ddim", samplers.ddpm),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_comparison_sees(mistake, monkeypatch):
-    theirs, mine = pair("tiny")
-    expected = draw_theirs(theirs, PROMPTS)    # before the mistake: the two share a tokenizer
+    _, mine = pair("tiny")
     MISTAKES[mistake](monkeypatch, mine)
-    assert error(mine.text_to_image(PROMPTS, steps=10, guidance=4.0, seed=5), expected) > 10 * TOLERANCE
+    found = mine.text_to_image(PROMPTS, steps=10, guidance=4.0, seed=5)
+    assert error(found, expected_picture("tiny")) > 10 * TOLERANCE
 
 
 # ---- On disk ----
@@ -163,7 +184,8 @@ def test_we_open_what_diffusers_saves(tmp_path):
     theirs.save_pretrained(tmp_path)
     mine = LatentDiffusion.from_pretrained(str(tmp_path), device="cpu")
     assert not mine.unet.training and not mine.text.training
-    assert error(mine.text_to_image(PROMPTS, steps=4, seed=5), draw_theirs(theirs, PROMPTS, steps=4)) < TOLERANCE
+    found = mine.text_to_image(PROMPTS, steps=10, guidance=4.0, seed=5)
+    assert error(found, expected_picture("tiny")) < TOLERANCE
 
 
 def test_saving_again_keeps_what_else_is_there(tmp_path):
@@ -211,8 +233,9 @@ def test_a_killed_save_loses_nothing(killed_at, tmp_path, monkeypatch):
 def test_the_shipped_checkpoint_draws_the_same_in_diffusers(capsys):
     if not TINY_WORLDS.is_dir():
         pytest.skip(f"{TINY_WORLDS} is not there: python -m ldm_edu.recipes text-to-image makes it")
-    prompts = ["a big red house on the left, at night, on the snow", "a small yellow boat on the water at sunset"]
-    found = LatentDiffusion.from_pretrained(TINY_WORLDS).text_to_image(prompts, steps=30, guidance=4.0, seed=0)
+    prompts = ["a big red house on the left, at night, on the snow", "a small yellow boat at sunset"]
+    mine = LatentDiffusion.from_pretrained(TINY_WORLDS)
+    found = mine.text_to_image(prompts, steps=30, guidance=4.0, seed=0)
     expected = draw_theirs(open_theirs(TINY_WORLDS), prompts, steps=30, guidance=4.0, seed=0)
     pixels, expected_pixels = ((255 * (images / 2 + 0.5)).round() for images in (found, expected))
     difference = (found - expected).abs().max().item() / 2
@@ -232,27 +255,29 @@ def test_a_schedule_survives_the_disk_and_diffusers(schedule):
     assert torch.equal(schedule_from_config(config).betas, schedule.betas.float())
     theirs = DDIMScheduler.from_config(config)
     assert torch.equal(theirs.betas, schedule.betas.float())
-    assert (theirs.config.timestep_spacing, theirs.config.steps_offset, theirs.config.clip_sample) == ("leading", 1, False)
-    assert theirs.final_alpha_cumprod == theirs.alphas_cumprod[0]
+    assert theirs.config.timestep_spacing == "leading" and theirs.config.steps_offset == 1
+    assert not theirs.config.clip_sample and theirs.final_alpha_cumprod == theirs.alphas_cumprod[0]
 
 
 @pytest.mark.parametrize("scheduler", [
-    DDIMScheduler(**SD, set_alpha_to_one=False), diffusers.PNDMScheduler(beta_start=0.00085, beta_end=0.012,
-    beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1), diffusers.DDPMScheduler(**SD),
-    diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
-    DDIMScheduler(beta_schedule="linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-    DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-], ids=["ddim", "pndm", "ddpm", "euler", "linear", "cosine"])
-def test_diffusers_schedulers_are_read(scheduler):
-    config = dict(scheduler.config) | {"_class_name": type(scheduler).__name__}
+    DDIMScheduler(**SD, set_alpha_to_one=False),
+    DDPMScheduler(**SD, timestep_spacing="leading"),
+    diffusers.PNDMScheduler.from_config(SD, skip_prk_steps=True),
+    diffusers.EulerDiscreteScheduler.from_config(SD),
+    DDIMScheduler(**SD | dict(beta_schedule="linear"), set_alpha_to_one=False),
+    DDIMScheduler(**SD | dict(beta_schedule="squaredcos_cap_v2"), set_alpha_to_one=False),
+], ids=["ddim", "ddpm", "pndm", "euler", "linear", "cosine"])
+def test_diffusers_schedulers_are_read(scheduler, tmp_path):
+    scheduler.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "scheduler_config.json").read_text())
     torch.testing.assert_close(schedule_from_config(config).betas, scheduler.betas, rtol=0, atol=0)
 
 
 def test_the_scheduler_of_sd_v1_5_is_read():
     config = {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012,
               "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
-              "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
-              "trained_betas": None}
+              "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True,
+              "steps_offset": 1, "trained_betas": None}
     assert torch.equal(schedule_from_config(config).betas, scaled_linear_schedule().betas)
 
 
@@ -298,19 +323,20 @@ def test_bad_arguments_are_named_before_any_work(options, message, monkeypatch):
         mine.denoise(**dict(prompt="a house") | options)
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "./nowhere", "data/nowhere", Path("some/where"), "/no/such/folder"])
+@pytest.mark.parametrize("folder", ["nowhere", "./nowhere", "data/nowhere", Path("some/where"), "/no/folder"])
 def test_a_folder_that_is_not_there_is_named_without_asking_the_hub(folder, monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pipeline, "snapshot_download", lambda *args, **options: pytest.fail("asked the hub"))
-    with pytest.raises(FileNotFoundError, match=f"folder: {Path(folder)} does not exist; expected in it: model_index.json"):
+    expected = f"folder: {Path(folder)} does not exist; expected in it: model_index.json, unet/config.json"
+    with pytest.raises(FileNotFoundError, match=expected):
         LatentDiffusion.from_pretrained(folder)
 
 
 def test_a_hub_name_is_asked_for_there_and_offline_says_so(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="folder: 'no-one/nothing' is no folder here, and the Hugging Face hub"):
+    with pytest.raises(FileNotFoundError, match="folder: 'no-one/nothing' is no folder here, and the Hugg"):
         LatentDiffusion.from_pretrained("no-one/nothing")
 
 
@@ -342,11 +368,11 @@ def test_broken_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="model_index.json is not JSON"):
         LatentDiffusion.from_pretrained(broken("model_index.json", lambda path: path.write_text("{")))
     sdxl = json.dumps({"_class_name": "StableDiffusionXLPipeline"})
-    with pytest.raises(ValueError, match="holds a StableDiffusionXLPipeline, expected a StableDiffusionPipeline"):
+    with pytest.raises(ValueError, match="holds a StableDiffusionXLPipeline, expected a StableDiffusionP"):
         LatentDiffusion.from_pretrained(broken("model_index.json", lambda path: path.write_text(sdxl)))
     name = "unet/diffusion_pytorch_model.safetensors"
     with pytest.raises(ValueError, match="unet/diffusion_pytorch_model.safetensors is damaged or cut short"):
-        LatentDiffusion.from_pretrained(broken(name, lambda path: path.write_bytes(path.read_bytes()[:100_000])))
+        LatentDiffusion.from_pretrained(broken(name, lambda path: os.truncate(path, 100_000)))
 
 
 # ---- The tokenizer and the text encoder ----
@@ -356,7 +382,7 @@ def test_each_word_is_one_token_and_others_fall_back_to_letters():
     for word in {"a", "house", "houses", "mouse", "youth", "boat", ",", "."}:
         assert tokenizer.tokenize(word) == [word + "</w>"]
     assert tokenizer.tokenize("A Big HOUSE") == ["a</w>", "big</w>", "house</w>"]
-    assert tokenizer.tokenize("it's") == ["it</w>", "'s</w>"]
+    assert tokenizer.tokenize("a mouse's") == ["a</w>", "mouse</w>", "'", "s</w>"]
     assert tokenizer.tokenize("zyx") == ["z", "y", "x</w>"]
     assert tokenizer.decode(tokenizer("zebra été 7 🏠").input_ids, skip_special_tokens=True) == "zebra été 7 🏠"
     assert tokenizer.bos_token_id == len(tokenizer) - 2 and tokenizer.eos_token_id == len(tokenizer) - 1
@@ -364,20 +390,22 @@ def test_each_word_is_one_token_and_others_fall_back_to_letters():
 
 
 def test_the_same_words_make_the_same_tokenizer():
-    again = build_tokenizer([word.upper() for word in reversed(WORDS)] + WORDS)
-    assert again.get_vocab() == build_tokenizer(WORDS).get_vocab()
-    assert again("a blue youth").input_ids == build_tokenizer(WORDS)("a blue youth").input_ids
+    """Every time: a trainer that breaks ties by the order of a hash table passes once in a while."""
+    tokenizer = build_tokenizer(WORDS)
+    for _ in range(10):
+        again = build_tokenizer([word.upper() for word in reversed(WORDS)] + WORDS)
+        assert again.get_vocab() == tokenizer.get_vocab()
+        assert again("a bluish hous, youths").input_ids == tokenizer("a bluish hous, youths").input_ids
 
 
-@pytest.mark.parametrize("kept", [("tokenizer_config.json", "vocab.json", "merges.txt"), None], ids=["v4", "v5"])
-def test_a_tokenizer_survives_the_disk(kept, tmp_path):
-    """Transformers 4 reads vocabulary and merges, 5 one file; both are written."""
+@pytest.mark.parametrize("old", [False, True])
+def test_a_tokenizer_survives_the_disk(old, tmp_path):
+    """transformers 4 reads vocab.json and merges.txt, 5 prefers tokenizer.json: the old two must suffice."""
     tokenizer = build_tokenizer(WORDS, length=20)
     save_tokenizer(tokenizer, tmp_path)
     assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {path.name for path in tmp_path.iterdir()}
-    for path in tmp_path.iterdir():
-        if kept and path.name not in kept:
-            path.unlink()
+    if old:
+        (tmp_path / "tokenizer.json").unlink(missing_ok=True)
     again = CLIPTokenizer.from_pretrained(tmp_path)
     texts = ["a big red house", "", "two zebras, the youth's été 🏠!?", "A\n  mouse"]
     assert again(texts).input_ids == tokenizer(texts).input_ids and again.get_vocab() == tokenizer.get_vocab()

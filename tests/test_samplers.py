@@ -50,7 +50,8 @@ def diffusers_steps(scheduler, steps: int, **options) -> list[Tensor]:
 
 
 def worst_error(found: list[Tensor], expected: list[Tensor]) -> float:
-    return max(((f - e).abs().max() / e.square().mean().sqrt()).item() for f, e in zip(found, expected, strict=True))
+    pairs = zip(found, expected, strict=True)
+    return max(((f - e).abs().max() / e.square().mean().sqrt()).item() for f, e in pairs)
 
 
 # ---- Equal to diffusers ----
@@ -72,7 +73,8 @@ def test_ddpm_equals_diffusers(steps):
 
 @pytest.mark.parametrize("spacing, steps", [("trailing", 10), ("trailing", 50), ("linspace", 1000)])
 def test_other_spacings_equal_diffusers_where_it_tells_the_model_the_truth(spacing, steps):
-    expected = diffusers_steps(DDIMScheduler(**SD | dict(timestep_spacing=spacing), set_alpha_to_one=False), steps)
+    scheduler = DDIMScheduler(**SD | dict(timestep_spacing=spacing), set_alpha_to_one=False)
+    expected = diffusers_steps(scheduler, steps)
     found = [step.x for step in ddim(model, X_T, SCHEDULE, steps, spacing=spacing)]
     assert worst_error(found, expected) < TOLERANCE
 
@@ -85,7 +87,8 @@ def test_the_comparison_sees_the_usual_mistakes(monkeypatch):
         return worst_error([step.x for step in ddim(model, X_T, SCHEDULE, 10, **options)], theirs)
 
     def ddpm_error(seed: int = 3) -> float:
-        return worst_error([step.x for step in ddpm(model, X_T, SCHEDULE, 10, generator=seeded(seed))], theirs_ddpm)
+        steps = ddpm(model, X_T, SCHEDULE, 10, generator=seeded(seed))
+        return worst_error([step.x for step in steps], theirs_ddpm)
 
     assert ddim_error() < TOLERANCE and ddpm_error() < TOLERANCE
     assert ddim_error(offset=0) > 100 * TOLERANCE
@@ -94,13 +97,14 @@ def test_the_comparison_sees_the_usual_mistakes(monkeypatch):
     levels = samplers._levels
     swapped = {1.0: SCHEDULE.alpha_bar[:1], SCHEDULE.alpha_bar[0].item(): torch.ones(1)}
     monkeypatch.setattr(samplers, "_levels", lambda *args: levels(*args[:-1], swapped[args[-1].item()]))
-    assert ddim_error() > 30 * TOLERANCE and ddpm_error() > 30 * TOLERANCE    # each with the other's last level
+    assert ddim_error() > 30 * TOLERANCE and ddpm_error() > 30 * TOLERANCE    # with each other's last level
 
 
 # ---- Closed forms ----
 
 def eps_of_gaussian(mean: float, std: float, schedule: Schedule):
-    """E[eps | x_t] for data N(mean, std²): with a = alpha_bar, sqrt(1 - a) (x - sqrt(a) mean) / (a std² + 1 - a)."""
+    """E[eps | x_t] for data N(mean, std²), with a = alpha_bar_t: (x - sqrt(a) mean) sqrt(1 - a) / v_t, where
+    v_t = a std² + 1 - a."""
     def eps(x: Tensor, t: Tensor) -> Tensor:
         a = schedule.alpha_bar[t]
         return (1 - a).sqrt() * (x - a.sqrt() * mean) / (a * std**2 + 1 - a)
@@ -129,10 +133,11 @@ def test_ddpm_steps_to_the_conditional_mean_with_the_posterior_s_variance():
         std = ((1 - prev) / (1 - a) * (1 - a / prev)).sqrt()
         x = mean + std * torch.randn(50, generator=noise, dtype=torch.float64)
         torch.testing.assert_close(step.x, x, rtol=0, atol=1e-9)
+    assert (step.x - step.x0).std().item() == pytest.approx(1e-10, rel=0.3)    # the floor
 
 
 def test_ddim_approaches_the_exact_flow_at_first_order():
-    """For Gaussian data the flow keeps (x - mean_t) / std_t; halving the steps doubles DDIM's distance to it."""
+    """For Gaussian data the flow keeps (x - mean_t) / std_t; half the steps, twice the distance to it."""
     x_T, a = draw(100).double(), EXACT.alpha_bar
     errors = []
     for steps in (125, 250, 500):
@@ -141,7 +146,7 @@ def test_ddim_approaches_the_exact_flow_at_first_order():
         z = (x_T - start.sqrt() * 0.5) / (start * 0.09 + 1 - start).sqrt()
         errors.append((step.x - end.sqrt() * 0.5 - (end * 0.09 + 1 - end).sqrt() * z).abs().max().item())
     assert errors[2] < 0.02
-    assert errors[0] / errors[1] == pytest.approx(2, abs=0.3) and errors[1] / errors[2] == pytest.approx(2, abs=0.3)
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.3) == errors[1] / errors[2]
 
 
 def test_ddim_on_unit_gaussian_data_is_a_product_of_cosines():

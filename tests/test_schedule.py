@@ -8,8 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from ldm_edu.schedule import (SPACINGS, Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule,
-                              timesteps)
+from ldm_edu.schedule import SPACINGS, Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule, timesteps
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
           set_alpha_to_one=False, steps_offset=1)
@@ -63,7 +62,7 @@ def test_snr_and_sigma_say_the_same():
     schedule, t = Schedule(scaled_linear_schedule().betas.double()), torch.arange(1000)
     torch.testing.assert_close(schedule.snr(t), schedule.sigma**-2)
     assert schedule.snr(999) < schedule.snr(0)
-    assert schedule.sigma[-1].item() == pytest.approx(14.6146, abs=1e-4)    # SD v1's, as k-diffusion prints it
+    assert schedule.sigma[-1].item() == pytest.approx(14.6146, abs=1e-4)    # SD v1's, as in k-diffusion
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -83,7 +82,7 @@ def test_timesteps_equal_diffusers_for_every_number_of_steps(spacing):
         if spacing == "trailing" and len(expected) > steps:    # diffusers adds a t of -1 to 62 of them
             assert expected[-1] == -1
             expected = expected[:-1]
-        if spacing == "leading" and steps == 1000:             # diffusers starts at 1000, where there is no level
+        if spacing == "leading" and steps == 1000:             # diffusers starts at 1000, which is no level
             assert expected[0] == 1000
             expected = expected - 1
         assert torch.equal(ours, expected), f"{steps} steps"
@@ -107,7 +106,7 @@ def test_timesteps_by_hand():
     (lambda: timesteps(True), r"steps: got True"),
     (lambda: timesteps(10, offset=-1), r"offset: got -1"),
     (lambda: timesteps(10, offset=1000), r"offset: got 1000"),
-    (lambda: timesteps(10, spacing="even"), r"spacing: got 'even', expected one of leading, trailing, linspace"),
+    (lambda: timesteps(10, spacing="even"), r"spacing: got 'even', expected one of leading, trailing"),
     (lambda: Schedule(torch.tensor([0.1, 1.0])), r"betas: got 1, expected values between 0 and 1"),
     (lambda: Schedule(torch.tensor([0.1, float("nan")])), r"betas: got nan"),
     (lambda: Schedule(torch.tensor([0.0])), r"betas: got 0"),
@@ -118,7 +117,7 @@ def test_timesteps_by_hand():
     (lambda: scaled_linear_schedule().snr(1000), r"t: got 1000, expected integers from 0 to 999"),
     (lambda: scaled_linear_schedule().snr(torch.tensor([5, -1])), r"t: got -1"),
     (lambda: scaled_linear_schedule().snr(0.5), r"t: got torch.float32"),
-    (lambda: scaled_linear_schedule().add_noise(draw(2), draw(2), torch.tensor([True, False])), r"t: got torch.bool"),
+    (lambda: scaled_linear_schedule().snr(torch.tensor([True, False])), r"t: got torch.bool"),
 ])
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):

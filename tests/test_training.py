@@ -17,7 +17,8 @@ def tiny_problem():
 
     def loss_fn(model, generator):
         x = torch.randn(16, 4, generator=generator)
-        return {"mse": (model(x) - x.sum(1, keepdim=True)).square().mean(), "size": 1e-3 * model[0].weight.square().mean()}
+        mse = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        return {"mse": mse, "size": 1e-3 * model[0].weight.square().mean()}
 
     return model, loss_fn
 
@@ -34,8 +35,7 @@ def test_it_learns_and_yields_every_step():
 
 def test_killed_and_resumed_equals_unbroken(tmp_path):
     model, loss_fn = tiny_problem()
-    for unbroken in train(model, loss_fn, CONFIG, tmp_path / "a.safetensors"):
-        pass
+    *_, unbroken = train(model, loss_fn, CONFIG, tmp_path / "a.safetensors")
     model, loss_fn = tiny_problem()
     for progress in train(model, loss_fn, CONFIG, tmp_path / "b.safetensors"):
         if progress.step == 25:    # killed between two checkpoints: steps 21 to 25 are lost and done again

@@ -10,8 +10,20 @@ from PIL import Image
 
 from ldm_edu.landscape import paint
 from ldm_edu.painting import CLASSES, COLOURS
-from ldm_edu.scenes import (GROUNDS, HELD_OUT, KINDS, MAX_WORDS, PLACES, SIZES, SKIES, SPLITS, WEATHERS, make_caption,
-                            make_scene, vocabulary)
+from ldm_edu.scenes import (
+    GROUNDS,
+    HELD_OUT,
+    KINDS,
+    MAX_WORDS,
+    PLACES,
+    SIZES,
+    SKIES,
+    SPLITS,
+    WEATHERS,
+    make_caption,
+    make_scene,
+    vocabulary,
+)
 from ldm_edu.worlds import CaptionedImages, TinyWorlds, read_folder, render, seeds_of, to_tensor
 
 
@@ -86,8 +98,8 @@ def test_map_and_picture_agree():
         assert set(np.unique(classes)) <= {0, 1, 2, CLASSES.index(thing.kind)}
         inside = image[classes == CLASSES.index(thing.kind)].astype(float)
         outside = image[classes == 1].astype(float)
-        near = lambda pixels: (np.abs(pixels - COLOURS[thing.colour]).max(axis=1) < 60).mean()
-        assert near(inside) > 0.25 and near(outside) < 0.05
+        shares = [(np.abs(pixels - COLOURS[thing.colour]).max(axis=1) < 60).mean() for pixels in (inside, outside)]
+        assert shares[0] > 0.25 and shares[1] < 0.05
         checked += 1
     assert checked >= 10
 
@@ -96,12 +108,13 @@ def test_map_and_picture_agree():
 def test_any_size(size):
     example = TinyWorlds("validation", 2, size=size)[1]
     assert example.image.shape == (3, *size) and example.semantic_map.shape == size
-    assert render("validation", 2, size=size).shape == (2, 3, *size)
+    assert [r.shape for r in render("validation", 2, size=size)] == [(2, 3, *size), (2, *size)]
 
 
 def test_render_is_the_data_set():
-    images, dataset = render("validation", 3), TinyWorlds("validation", 3)
+    (images, maps), dataset = render("validation", 3), TinyWorlds("validation", 3)
     for i in range(3):
+        assert torch.equal(maps[i].long(), dataset[i].semantic_map)
         torch.testing.assert_close(images[i].float() / 127.5 - 1, dataset[i].image)
 
 
