@@ -124,9 +124,9 @@ def cached_latents(profile: Profile, encoder: autoencoder.Autoencoder, out: Path
     path = out.parent / "training" / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}-{profile.scenes}.safetensors"
     if not path.exists():
         parts = []
-        for start in tqdm(range(0, profile.scenes, 500), desc="latents", unit="x500"):
+        for start in tqdm(range(0, profile.scenes, 100), desc="latents", unit="x100"):
             with torch.no_grad():
-                images, _ = render("train", min(500, profile.scenes - start), start)
+                images, _ = render("train", min(100, profile.scenes - start), start)
                 parts.append(encoder.to_latent(to_float(images.to(device))).cpu())
         write_tensors(path, {"latents": torch.cat(parts)})
     return read_tensors(path)["latents"]

@@ -1,0 +1,75 @@
+"""What is shipped: whole, small, described by its card, and as good as the card says, on a sample."""
+import hashlib
+import re
+
+import pytest
+import torch
+
+from ldm_edu import DATA
+from ldm_edu.metrics import Oracle, captions_of, evaluate, generate, score
+from ldm_edu.pipeline import LatentDiffusion
+
+CHECKPOINT = DATA / "tiny-worlds"
+MB = 10**6
+
+
+def shipped():
+    """The files of data/ that travel with the repository; data/training is what trainings leave behind."""
+    return [path for path in DATA.rglob("*") if path.is_file() and DATA / "training" not in path.parents]
+
+
+def card_table() -> dict[str, float]:
+    """Rows of the card's table of figures by name; percentages as shares."""
+    rows = re.findall(r"^\| ([a-z].*?) \| ([\d.]+)( ?%| s)? \|", (CHECKPOINT / "README.md").read_text(), re.MULTILINE)
+    return {name: float(value) / (100 if unit.strip() == "%" else 1) for name, value, unit in rows}
+
+
+def test_sizes():
+    files = shipped()
+    assert max(path.stat().st_size for path in files) < 15 * MB
+    assert sum(path.stat().st_size for path in files) < 60 * MB
+
+
+def test_the_card_lists_every_weight_file_with_its_checksum():
+    card = (CHECKPOINT / "README.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"`([\w/.-]+\.safetensors)` *\| *`([0-9a-f]{64})`", card))
+    files = {str(path.relative_to(DATA)): path for path in DATA.rglob("*.safetensors")
+             if DATA / "training" not in path.parents}
+    assert listed.keys() == files.keys()
+    for name, path in files.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name], name
+
+
+def test_the_card_holds_on_a_sample():
+    """64 prompts, another seed: within sampling error of the card's figures (three standard deviations)."""
+    card, count = card_table(), 64
+    ldm, oracle = LatentDiffusion.from_pretrained(CHECKPOINT), Oracle.load()
+    captions = captions_of("validation", count)
+    result = score(captions, oracle.read(generate(ldm, [c.text for c in captions], seed=100)))
+    expected = card["validation: all right"]
+    error = 3 * (max(expected * (1 - expected), 0.02) / count) ** 0.5
+    print(f"{count} prompts, seed 100: caption accuracy {result.accuracy:.1%}, all right {result.all_right:.1%}")
+    assert abs(result.all_right - expected) < error
+    assert abs(result.accuracy - card["validation: caption accuracy"]) < 0.05
+
+
+def test_evaluate_sees_a_broken_model():
+    """The measuring tool itself: with the words of the prompts scrambled, the same model must score near chance."""
+    ldm, oracle = LatentDiffusion.from_pretrained(CHECKPOINT), Oracle.load()
+    ldm.text.tokenize = lambda prompts: torch.full((len(prompts), 32), 5)
+    table = evaluate(ldm, oracle, count=32, steps=5)
+    assert table["validation: caption accuracy"] < 0.5 and table["validation: all right"] < 0.2
+    assert table["reconstructions: caption accuracy"] > 0.6
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+def test_other_sizes(size):
+    ldm = LatentDiffusion.from_pretrained(CHECKPOINT)
+    picture = ldm.text_to_image("two red boats, at sunset, on the sea", steps=4, size=size)
+    assert picture.shape == (1, 3, *size) and picture.isfinite().all()
+
+
+def test_one_seed_one_picture():
+    ldm = LatentDiffusion.from_pretrained(CHECKPOINT)
+    a, b, c = (ldm.text_to_image("a red boat", steps=3, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.allclose(a, c, atol=0.1)
