@@ -56,7 +56,8 @@ def draw(count: int, batch: int, generator: torch.Generator) -> Tensor:
     return torch.randint(count, (batch,), generator=generator)
 
 
-# --- The recipes: each returns the model to train, its loss, and how to save the averaged weights -------------------
+# --- The recipes: each returns the model to train, its loss, and how to save the averaged weights. With `warm` the
+# --- model starts from the weights in `out`, not from random ones.
 
 def soften(images: Tensor, generator: torch.Generator) -> Tensor:
     """Blur half of the batch and add a little noise: the oracle must also read what a decoder has drawn."""
@@ -67,7 +68,7 @@ def soften(images: Tensor, generator: torch.Generator) -> Tensor:
     return images.lerp(blurred, amount) + 0.04 * noise
 
 
-def oracle(profile: Profile, out: Path, device: torch.device):
+def oracle(profile: Profile, out: Path, device: torch.device, warm: bool):
     """A classifier of renders, some of them softened."""
     images, _ = render("train", profile.scenes)
     answers = torch.stack([labels(make_scene(seed)) for seed in seeds_of("train", profile.scenes)])
@@ -79,7 +80,8 @@ def oracle(profile: Profile, out: Path, device: torch.device):
         asked = [i for i in range(target.shape[1]) if (target[:, i] != NOTHING).any()]
         return {"cross_entropy": sum(F.cross_entropy(logits[i], target[:, i], ignore_index=NOTHING) for i in asked)}
 
-    return Oracle(), loss_fn, lambda model: model.save(out / "model.safetensors")
+    path = out / "model.safetensors"
+    return Oracle.load(path) if warm else Oracle(), loss_fn, lambda model: model.save(path)
 
 
 def reconstruction_loss(error: Tensor, maps: Tensor) -> dict[str, Tensor]:
@@ -93,7 +95,7 @@ def reconstruction_loss(error: Tensor, maps: Tensor) -> dict[str, Tensor]:
     return {"l1": (weight * error.abs()).mean(), "l2": 2 * (weight * error.square()).mean()}
 
 
-def vae(profile: Profile, out: Path, device: torch.device):
+def vae(profile: Profile, out: Path, device: torch.device, warm: bool):
     """The autoencoder: absolute and squared error, and a KL term just strong enough to keep the latents tame."""
     images, maps = render("train", profile.scenes)
 
@@ -112,7 +114,8 @@ def vae(profile: Profile, out: Path, device: torch.device):
         model.config = replace(model.config, scale=1 / std)  # what the diffusion model sees has unit variance
         save_module(model, out / "vae", dtype=torch.float16)
 
-    return autoencoder.Autoencoder(autoencoder.TINY), loss_fn, save
+    model = load_autoencoder(out / "vae") if warm else autoencoder.Autoencoder(autoencoder.TINY)
+    return model, loss_fn, save
 
 
 def cached_latents(profile: Profile, encoder: autoencoder.Autoencoder, out: Path, device: torch.device) -> Tensor:
@@ -132,9 +135,10 @@ def cached_latents(profile: Profile, encoder: autoencoder.Autoencoder, out: Path
     return read_tensors(path)["latents"]
 
 
-def decoder(profile: Profile, out: Path, device: torch.device):
+def decoder(profile: Profile, out: Path, device: torch.device, warm: bool):
     """More training for the decoder of `out`/vae alone: the latents, and what has learned to draw in them, stay valid.
 
+    It always starts from that decoder, warm or not.
     Stability AI's sd-vae-ft-mse improved Stable Diffusion v1's decoder in the same way. The latents get a little
     noise, since those that a diffusion model draws are not perfect either.
     """
@@ -164,7 +168,7 @@ class TextToImage(nn.Module):
         self.unet = unet.UNet(unet.TINY)
 
 
-def text_to_image(profile: Profile, out: Path, device: torch.device):
+def text_to_image(profile: Profile, out: Path, device: torch.device, warm: bool):
     """Text transformer and U-Net, jointly, on the latents of the autoencoder in `out`/vae.
 
     One caption in ten is empty: that is what guidance will lead away from (Ho & Salimans 2022, arXiv:2207.12598).
@@ -187,7 +191,12 @@ def text_to_image(profile: Profile, out: Path, device: torch.device):
         newest = load_autoencoder(out / "vae")    # its decoder may have been trained further meanwhile
         LatentDiffusion(model.unet, newest, model.text, schedule).save_pretrained(out, dtype=torch.float16)
 
-    return TextToImage(), loss_fn, save
+    model = TextToImage()
+    if warm:
+        shipped = LatentDiffusion.from_pretrained(out)
+        model.unet.load_state_dict(shipped.unet.state_dict())
+        model.text.transformer.load_state_dict(shipped.text.transformer.state_dict())
+    return model, loss_fn, save
 
 
 RECIPES = {"oracle": oracle, "vae": vae, "decoder": decoder, "text-to-image": text_to_image}
@@ -200,10 +209,11 @@ def state_folder(out: Path, name: str) -> Path:
     return out.parent / "training" / f"{out.name}-{name}"
 
 
-def run(name: str, profile: Profile, out: Path, resume: bool = False) -> None:
+def run(name: str, profile: Profile, out: Path, resume: bool = False, warm: bool = False) -> None:
     """Train one recipe to its end and save it to `out`; a progress bar, a CSV log and a loss figure on the way.
 
-    Raises ValueError for an unknown recipe, FileNotFoundError for `resume` without a checkpoint.
+    resume: continue a killed run, exactly. warm: a new run that starts from the weights in `out`. Raises ValueError
+    for an unknown recipe, FileNotFoundError if there is nothing to resume or to start from.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe={name!r}: expected one of {', '.join(RECIPES)}")
@@ -214,7 +224,7 @@ def run(name: str, profile: Profile, out: Path, resume: bool = False) -> None:
         raise FileNotFoundError(f"--resume: there is no {state}")
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(profile.train.seed)
-    model, loss_fn, save = RECIPES[name](profile, out, device)
+    model, loss_fn, save = RECIPES[name](profile, out, device, warm)
     model = model.to(device)
     steps = train(model, loss_fn, profile.train, state, resume)
     for _ in logged(steps, log, name, profile.train.steps):
@@ -229,6 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--profile", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--resume", action="store_true", help="continue a killed run, or prolong it with --steps")
+    parser.add_argument("--warm", action="store_true", help="a new run, from the weights in --out")
     parser.add_argument("--out", type=Path, help="checkpoint folder (default: where the shipped one lies)")
     parser.add_argument("--steps", type=int, help="instead of the profile's")
     parser.add_argument("--threads", type=int, help="CPU threads for torch (default: all cores)")
@@ -239,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     out = args.out or Path("data/oracle" if args.name == "oracle" else "data/tiny-worlds")
-    run(args.name, profile, out, args.resume)
+    run(args.name, profile, out, args.resume, args.warm)
 
 
 if __name__ == "__main__":

@@ -142,6 +142,10 @@ def test_text_to_image_recipe_makes_a_folder_that_opens(tmp_path):
     run("vae", SMALL, tmp_path / "model")
     run("decoder", SMALL, tmp_path / "model")
     run("text-to-image", SMALL, tmp_path / "model")
+    path = tmp_path / "model/unet/diffusion_pytorch_model.safetensors"
+    before = read_tensors(path)
+    run("text-to-image", replace(SMALL, train=TrainConfig(1, lr=1e-12)), tmp_path / "model", warm=True)
+    assert all(torch.equal(before[key], value) for key, value in read_tensors(path).items())
     picture = LatentDiffusion.from_pretrained(tmp_path / "model").text_to_image("a red boat", steps=2)
     assert picture.shape == (1, 3, 64, 64) and picture.isfinite().all()
 
@@ -153,6 +157,26 @@ def test_decoder_recipe_leaves_the_latents_alone(tmp_path):
     after = read_tensors(tmp_path / "model/vae/diffusion_pytorch_model.safetensors")
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decoder", "post_quant_conv"}
+
+
+@pytest.mark.parametrize("name", ["oracle", "vae"])
+def test_a_warm_start_begins_where_the_saved_model_ended(name, tmp_path):
+    """One step at a vanishing rate must give back what it started from; a cold start cannot."""
+    still = replace(SMALL, train=TrainConfig(1, lr=1e-12, seed=1))
+    run(name, SMALL, tmp_path / "model")
+    path, = (tmp_path / "model").rglob("*.safetensors")
+    before = read_tensors(path)
+    run(name, still, tmp_path / "model", warm=True)
+    after = read_tensors(path)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    run(name, still, tmp_path / "model")
+    cold = read_tensors(path)
+    assert not all(torch.equal(before[key], cold[key]) for key in before)
+
+
+def test_a_warm_start_needs_a_model(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        run("text-to-image", SMALL, tmp_path / "nothing", warm=True)
 
 
 def test_unknown_recipe(tmp_path):
