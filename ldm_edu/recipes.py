@@ -41,17 +41,17 @@ class Profile:
 
 
 PROFILES = {
-    "oracle": {"cpu": Profile(TrainConfig(3000, lr=1e-3), batch=64, scenes=40_000),
+    "oracle": {"cpu": Profile(TrainConfig(4000, lr=1e-3), batch=64, scenes=40_000),
                "gpu": Profile(TrainConfig(10_000, lr=1e-3, precision="bfloat16"), batch=256, scenes=200_000)},
     "vae": {"cpu": Profile(TrainConfig(8000, lr=7e-4), batch=8, scenes=30_000),
             "gpu": Profile(TrainConfig(40_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
     "decoder": {"cpu": Profile(TrainConfig(8000, lr=7e-4), batch=8, scenes=30_000),
                 "gpu": Profile(TrainConfig(20_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
-    "text-to-image": {"cpu": Profile(TrainConfig(5000, lr=8e-4), batch=32, scenes=30_000),
+    "text-to-image": {"cpu": Profile(TrainConfig(8000, lr=8e-4), batch=32, scenes=30_000),
                       "gpu": Profile(TrainConfig(40_000, lr=1e-3, precision="bfloat16"), batch=256, scenes=200_000)}}
 
 
-def draw(count: int, batch: int, generator: torch.Generator) -> Tensor:
+def pick_batch(count: int, batch: int, generator: torch.Generator) -> Tensor:
     """`batch` random indices below `count`."""
     return torch.randint(count, (batch,), generator=generator)
 
@@ -74,7 +74,7 @@ def oracle(profile: Profile, out: Path, device: torch.device, warm: bool):
     answers = torch.stack([labels(make_scene(seed)) for seed in seeds_of("train", profile.scenes)])
 
     def loss_fn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-        pick = draw(len(images), profile.batch, generator)
+        pick = pick_batch(len(images), profile.batch, generator)
         logits = model(soften(to_float(images[pick].to(device)), generator))
         target = answers[pick].to(device)
         asked = [i for i in range(target.shape[1]) if (target[:, i] != NOTHING).any()]
@@ -100,7 +100,7 @@ def vae(profile: Profile, out: Path, device: torch.device, warm: bool):
     images, maps = render("train", profile.scenes)
 
     def loss_fn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-        pick = draw(len(images), profile.batch, generator)
+        pick = pick_batch(len(images), profile.batch, generator)
         x = to_float(images[pick].to(device))
         mean, logvar = model.encode(x)
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator).to(mean)
@@ -149,7 +149,7 @@ def decoder(profile: Profile, out: Path, device: torch.device, warm: bool):
     model.quant_conv.requires_grad_(False)
 
     def loss_fn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-        pick = draw(len(images), profile.batch, generator)
+        pick = pick_batch(len(images), profile.batch, generator)
         z = latents[pick] + 0.05 * torch.randn(latents[pick].shape, generator=generator)
         error = model.from_latent(z.to(device)) - to_float(images[pick].to(device))
         return reconstruction_loss(error, maps[pick].to(device))
@@ -178,7 +178,7 @@ def text_to_image(profile: Profile, out: Path, device: torch.device, warm: bool)
     scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
 
     def loss_fn(model: TextToImage, generator: torch.Generator) -> dict[str, Tensor]:
-        pick = draw(len(latents), profile.batch, generator)
+        pick = pick_batch(len(latents), profile.batch, generator)
         rng = random.Random(generator.initial_seed())
         captions = ["" if rng.random() < 0.1 else make_caption(scenes[i], rng).text for i in pick.tolist()]
         # One t from each of `batch` equal parts of 0…T-1: uniform, with less variance than independent draws.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -55,9 +56,9 @@ def to_pil(image: Tensor, scale: int = 1) -> Image.Image:
     return Image.fromarray(pixels).resize((width * scale, height * scale), Image.Resampling.NEAREST)
 
 
-def show(images: Tensor | Sequence[Tensor], titles: Sequence[str] | None = None, columns: int = 8,
-         title: str = "", size: float = 1.6) -> Figure:
-    """A grid of pictures (3, H, W) in [-1, 1], `size` inches each; returns the figure, not yet shown."""
+def grid(images: Tensor | Sequence[Tensor], titles: Sequence[str] | None = None, columns: int = 8,
+         title: str = "", size: float = 1.5) -> Figure:
+    """A figure with pictures (3, H, W) in [-1, 1] in rows, `size` inches each."""
     rows = -(-len(images) // columns)
     columns = min(columns, len(images))
     height = size * (1.0 if titles is None else 1.3)
@@ -73,9 +74,17 @@ def show(images: Tensor | Sequence[Tensor], titles: Sequence[str] | None = None,
     return figure
 
 
+def show(images: Tensor | Sequence[Tensor], titles: Sequence[str] | None = None, columns: int = 8,
+         title: str = "", size: float = 1.5) -> InlineImage:
+    """The `grid` as a notebook output, in JPEG: a stored notebook of PNGs would weigh megabytes."""
+    figure, buffer = grid(images, titles, columns, title, size), io.BytesIO()
+    figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 88})
+    plt.close(figure)
+    return InlineImage(buffer.getvalue(), format="jpeg")
+
+
 def wrapped(text: str, width: int) -> str:
     """`text` broken into lines of at most `width` characters where it can be."""
-    import textwrap
     return "\n".join(textwrap.wrap(text, width))
 
 
@@ -90,9 +99,9 @@ def show_map(semantic_map: Tensor, axis: plt.Axes) -> None:
     axis.axis("off")
 
 
-def animate(images: Iterable[Tensor], scale: int = 3, milliseconds: int = 120) -> InlineImage:
+def animate(images: Iterable[Tensor], scale: int = 3, milliseconds: int = 150) -> InlineImage:
     """Pictures (3, H, W) as a looping GIF that waits a second at the end; the same pictures give the same bytes."""
-    frames = [to_pil(image, scale) for image in images]
+    frames = [to_pil(image, scale).quantize(64) for image in images]    # fewer colours, a smaller file
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], loop=0,
                    duration=[milliseconds] * (len(frames) - 1) + [1000])
@@ -197,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     ldm = LatentDiffusion.from_pretrained(args.checkpoint)
     pictures = ldm.text_to_image(list(GALLERY), seed=0)
-    show(pictures, GALLERY, columns=4, size=2.2).savefig(args.out / "gallery.png")
+    grid(pictures, GALLERY, columns=4, size=2.2).savefig(args.out / "gallery.png")
     world = TinyWorlds("validation", 48)
     contact_sheet([world[i].image for i in range(48)], columns=12).save(args.out / "world.png", optimize=True)
     with torch.no_grad():

@@ -27,10 +27,16 @@ def test_to_pil_rounds_as_diffusers_does():
     assert viz.to_pil(image, scale=3).size == (24, 24)
 
 
-def test_show_draws_every_picture_with_its_title():
-    figure = viz.show(torch.zeros(5, 3, 8, 8), list("abcde"), columns=3)
+def test_grid_draws_every_picture_with_its_title():
+    figure = viz.grid(torch.zeros(5, 3, 8, 8), list("abcde"), columns=3)
     assert [axis.get_title() for axis in figure.axes] == ["a", "b", "c", "d", "e", ""]
     assert sum(len(axis.images) for axis in figure.axes) == 5
+
+
+def test_show_is_a_jpeg_of_the_grid_and_leaves_no_figure_open():
+    data = viz.show(torch.zeros(2, 3, 8, 8), columns=2, size=1.0).data
+    assert Image.open(io.BytesIO(data)).size == (160, 80) and not plt.get_fignums()
+    assert data == viz.show(torch.zeros(2, 3, 8, 8), columns=2, size=1.0).data
 
 
 def test_animation_is_a_gif_with_the_same_bytes_each_time():
