@@ -50,7 +50,7 @@ def test_the_card_holds_on_a_sample():
     error = 3 * (max(expected * (1 - expected), 0.02) / count) ** 0.5
     print(f"{count} prompts, seed 100: caption accuracy {result.accuracy:.1%}, all right {result.all_right:.1%}")
     assert abs(result.all_right - expected) < error
-    assert abs(result.accuracy - card["validation: caption accuracy"]) < 0.05
+    assert abs(result.accuracy - card["validation: caption accuracy"]) < 0.08
 
 
 def test_evaluate_sees_a_broken_model():
@@ -58,7 +58,7 @@ def test_evaluate_sees_a_broken_model():
     ldm, oracle = LatentDiffusion.from_pretrained(CHECKPOINT), Oracle.load()
     ldm.text.tokenize = lambda prompts: torch.full((len(prompts), 32), 5)
     table = evaluate(ldm, oracle, count=32, steps=5)
-    assert table["validation: caption accuracy"] < 0.5 and table["validation: all right"] < 0.2
+    assert table["validation: caption accuracy"] < 0.4 and table["validation: all right"] < 0.2
     assert table["reconstructions: caption accuracy"] > 0.6
 
 
