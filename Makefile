@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 help:
 	@echo "make lab      open JupyterLab on the first chapter"
-	@echo "make tour     run the first chapter without a browser, leave a picture: out/00_tour.png"
+	@echo "make tour     run the first chapter without a browser, leave it and its first picture in out/"
 	@echo "make test     run every test and every notebook"
 	@echo "make sync     copy the package's definitions into the notebooks that show them"
 	@echo "make refresh  run the notebooks and store their outputs (NOTEBOOKS=notebooks/00_tour.ipynb for one)"
