@@ -2,6 +2,8 @@
 
 All randomness of step k comes from a generator seeded with (seed, k). A run that was killed and resumed
 therefore sees the same batches and the same noise as an unbroken one, and ends in the same weights.
+
+Under `torchrun` every process draws its own batches and all step together, with the average of their gradients.
 """
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -105,14 +108,32 @@ def load_ema(path: Path, model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def processes() -> tuple[int, int]:
+    """This process's rank, and how many train together: (0, 1) outside of `torchrun`."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def average_gradients(parameters: list[nn.Parameter], loss: Tensor) -> Tensor:
+    """Replace the gradients by their mean over the processes, in place; returns the mean loss."""
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([loss.detach().view(1), *(grad.flatten() for grad in grads)])    # one message, not hundreds
+    dist.all_reduce(flat)
+    loss, *parts = (flat / dist.get_world_size()).split([1, *(p.numel() for p in parameters)])
+    for p, part in zip(parameters, parts):
+        p.grad = part.view_as(p)
+    return loss[0]
+
+
 def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | None = None,
           resume: bool = False) -> Iterator[Progress]:
     """Minimise the sum of `loss_fn(model, generator)` with AdamW, yielding Progress after every step.
 
     The generator lives on the CPU. `state` is the checkpoint file, written every `save_every` steps and at the
-    end; with `resume` the run continues from it. Raises FileNotFoundError if there is nothing to resume from,
+    end; with `resume` the run continues from it. With several processes the first one writes it, and the batch is
+    what all of them draw together. Raises FileNotFoundError if there is nothing to resume from,
     and FloatingPointError at the first loss that is not finite, the last good checkpoint untouched.
     """
+    rank, size = processes()
     device = next(model.parameters()).device
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -120,21 +141,23 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
     start = load_state(state, model, ema, optimizer) if resume else 0
     model.train()
     for step in range(start, config.steps):
-        generator = torch.Generator().manual_seed(config.seed * 2**32 + step)
+        generator = torch.Generator().manual_seed((config.seed * 2**32 + step) * size + rank)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             losses = loss_fn(model, generator)
         loss = sum(losses.values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if size > 1:
+            loss = average_gradients(trained, loss)
         if not torch.isfinite(loss):
             kept = state if state and Path(state).exists() else "none"
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; last good checkpoint: {kept}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
         lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         optimizer.step()
         ema_update(ema, model, config.ema, step)
         done = step + 1
-        if state and (done % config.save_every == 0 or done == config.steps):
+        if state and rank == 0 and (done % config.save_every == 0 or done == config.steps):
             save_state(Path(state), done, model, ema, optimizer)
         yield Progress(done, {name: float(value.detach()) for name, value in losses.items()}, lr, ema)
 

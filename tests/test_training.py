@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from ldm_edu import recipes
@@ -48,6 +49,46 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
     assert a.keys() == b.keys() and any(name.startswith("optimizer.") for name in a)
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+def one_of_two(rank, folder, breaks):
+    """A process of two that train together; a fresh interpreter, so what it needs is passed."""
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    model, loss_fn = tiny_problem()
+
+    def broken(model, generator):
+        return {name: loss * float("nan") if rank == 1 else loss for name, loss in loss_fn(model, generator).items()}
+
+    path = folder / f"rank{rank}.safetensors"
+    try:
+        for _ in train(model, broken if breaks else loss_fn, CONFIG, path):
+            pass
+        torch.save(model.state_dict(), folder / f"rank{rank}.pt")
+    except FloatingPointError:
+        (folder / f"rank{rank}.stopped").touch()
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one_with_both_batches(tmp_path):
+    torch.multiprocessing.spawn(one_of_two, (tmp_path, False), nprocs=2)
+    model, loss_fn = tiny_problem()
+
+    def both(model, generator):
+        seeds = (2 * generator.initial_seed(), 2 * generator.initial_seed() + 1)
+        a, b = (loss_fn(model, torch.Generator().manual_seed(seed)) for seed in seeds)
+        return {name: (a[name] + b[name]) / 2 for name in a}
+
+    list(train(model, both, CONFIG))
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"rank{rank}.pt")
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
+    assert (tmp_path / "rank0.safetensors").exists() and not (tmp_path / "rank1.safetensors").exists()
+
+
+def test_a_bad_loss_in_one_process_stops_both(tmp_path):
+    torch.multiprocessing.spawn(one_of_two, (tmp_path, True), nprocs=2)
+    assert sorted(path.name for path in tmp_path.glob("*.stopped")) == ["rank0.stopped", "rank1.stopped"]
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):
