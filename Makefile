@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT = 0
 # The packages of an environment that happens to be active stay out.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help lab test tour sync refresh
+.PHONY: help lab test tour sync refresh release
 
 help:
 	@echo "make lab      open JupyterLab on the first chapter"
@@ -19,6 +19,7 @@ help:
 	@echo "make test     run every test and every notebook"
 	@echo "make sync     copy the package's definitions into the notebooks that show them"
 	@echo "make refresh  run the notebooks and store their outputs (NOTEBOOKS=notebooks/00_tour.ipynb for one)"
+	@echo "make release  write the student edition, without solutions and outputs, to out/release"
 
 lab: $(INSTALLED)
 	$(VENV)/bin/jupyter lab notebooks/00_tour.ipynb
@@ -35,6 +36,9 @@ sync: $(INSTALLED)
 
 refresh: $(INSTALLED)
 	$(VENV)/bin/python tests/refresh.py $(NOTEBOOKS)
+
+release: $(INSTALLED)
+	$(VENV)/bin/python tests/release.py --out out/release $(NOTEBOOKS)
 
 # The copy of requirements.txt says what is installed: a touched file with the same text installs nothing.
 $(INSTALLED): requirements.txt

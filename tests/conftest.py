@@ -12,6 +12,9 @@ if os.environ.get("VIRTUAL_ENV", sys.prefix) != sys.prefix:
     del os.environ["VIRTUAL_ENV"]                    # IPython would import from that environment
 
 
+ROWS = pytest.StashKey[list]()  # of the sampler parity table
+
+
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run tests marked slow as well")
 
@@ -22,6 +25,38 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
         if "gpu" in item.keywords and not _cuda():
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+@pytest.fixture(scope="session")
+def running():
+    """One kernel for all tests; each cleans up before it begins."""
+    from kernel import Kernel
+    kernel = Kernel()
+    yield kernel
+    kernel.stop()
+
+
+@pytest.fixture
+def parity(request):
+    """Asserts that error(n) <= tolerance for each number of steps, and gives the worst a row of the table below."""
+    def compare(sampler: str, spacing: str, reference: str, steps, error, tolerance: float):
+        errors = {n: error(n) for n in steps}
+        worst = max(errors, key=lambda n: (errors[n] != errors[n], errors[n]))  # NaN is the worst of all
+        verdict = "ok" if errors[worst] <= tolerance else "FAILED"
+        counts = f"{len(errors)} from {min(errors)} to {max(errors)}" if len(errors) > 1 else str(worst)
+        request.config.stash.setdefault(ROWS, []).append(
+            f"{sampler:15} {spacing:10} {reference:30} {counts:17} {errors[worst]:8.1e} {tolerance:8.0e}  {verdict}")
+        assert verdict == "ok", f"{errors[worst]} with {worst} steps"
+    return compare
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if rows := config.stash.get(ROWS, []):
+        terminalreporter.section("samplers: largest error of any x, relative to its root mean square")
+        terminalreporter.write_line(f"{'sampler':15} {'spacing':10} {'against':30} {'numbers of steps':17} "
+                                    f"{'error':>8} {'allowed':>8}")
+        for row in rows:
+            terminalreporter.write_line(row)
 
 
 def _cuda() -> bool:

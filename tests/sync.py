@@ -28,7 +28,7 @@ class Definition(NamedTuple):
 
 def definitions(source: str, module: str = "") -> Iterator[Definition]:
     """Public definitions at the top level of `source`, two for `A, B = 1, 2`. Raises SyntaxError."""
-    for node in ast.parse(_python(source)).body:
+    for node in ast.parse(python(source)).body:
         constant = isinstance(node, ast.Assign | ast.AnnAssign)
         if constant:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -44,7 +44,7 @@ def definitions(source: str, module: str = "") -> Iterator[Definition]:
                 yield Definition(name, constant, start, node.end_lineno, text, module)
 
 
-def _python(source: str) -> str:
+def python(source: str) -> str:
     """A cell's source, line for line, with `pass` for its magics; nothing of a cell in another language."""
     try:
         ast.parse(source)

@@ -1,14 +1,18 @@
-"""The package is flat, each module imports only modules before it, each definition fits a notebook cell."""
+"""The package is flat, each module imports only modules before it, each definition fits a notebook cell.
+
+The exercises, one module a chapter, may import anything before viz, and nothing imports them.
+"""
 import ast
 
 import pytest
 from sync import ROOT, definitions
 
 ORDER = """painting landscape scenes worlds schedule samplers blocks unet autoencoder perceptual clip
-           conditioning weights pipeline training metrics recipes viz live""".split()
+           conditioning weights pipeline training metrics recipes claims viz live exercises""".split()
 MAX_MODULE, MAX_DEFINITION = 275, 55  # lines; in a definition, docstrings and blank lines are not counted
 
 MODULES = sorted((ROOT / "ldm_edu").glob("[!_]*.py"))
+EXERCISES = sorted((ROOT / "ldm_edu/exercises").glob("*.py"))
 every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 
 
@@ -50,6 +54,13 @@ def test_imports_only_modules_before_it(path):
     assert path.stem in ORDER, "a new module: give it its place in ORDER"
     before = set(ORDER[:ORDER.index(path.stem)]) - {"viz"}  # nothing depends on pictures
     assert imported(path.read_text(encoding="utf-8")) - before == set()
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda path: path.stem)
+def test_exercises_depend_on_the_package_alone(path):
+    source = path.read_text(encoding="utf-8")
+    assert imported(source) <= set(ORDER[:ORDER.index("viz")])
+    assert len(source.splitlines()) <= MAX_MODULE and ast.get_docstring(ast.parse(source))
 
 
 @every_module

@@ -2,7 +2,6 @@
 import ast
 
 import pytest
-from jupyter_client.manager import start_new_kernel
 from sync import package
 
 PACKAGE = package()
@@ -16,28 +15,6 @@ x = torch.ones(1, 1)
 def levels():
     return [step.t for step in ddim(lambda x, t: x, x, schedule, steps=2)]
 """
-
-
-class Kernel:
-    """Runs cells and gives back what they print, or the error's name and message."""
-
-    def __init__(self):
-        self.manager, self.client = start_new_kernel(kernel_name="python3")
-
-    def __call__(self, *lines: str) -> str:
-        printed = []
-        def hear(message):
-            printed.append(message["content"].get("text", "") if message["msg_type"] == "stream" else "")
-        reply = self.client.execute_interactive("\n".join(lines), timeout=60, output_hook=hear)["content"]
-        return "".join(printed) if reply["status"] == "ok" else f"{reply['ename']}: {reply['evalue']}"
-
-
-@pytest.fixture(scope="module")
-def running():
-    kernel = Kernel()
-    yield kernel
-    kernel.client.stop_channels()
-    kernel.manager.shutdown_kernel(now=True)
 
 
 @pytest.fixture
@@ -96,6 +73,45 @@ def test_an_edited_layer_keeps_its_super_and_its_weights(kernel):
     assert kernel("from ldm_edu import unet", "old = unet.Downsample(4)", source,
                   "print('new' in repr(old), 'new' in repr(unet.Downsample(4)), len(old.state_dict()))"
                   ).endswith("\nTrue True 2\n")
+
+
+PIPELINE = """\
+from types import SimpleNamespace
+from ldm_edu.pipeline import LatentDiffusion
+
+class Network:
+    config, factor = SimpleNamespace(sample_size=2, in_channels=4), 8
+    def __call__(self, x, *context): return x
+    def text(self, prompts): return torch.zeros(len(prompts), 3, 5)
+
+ldm = LatentDiffusion(Network(), Network(), Network().text, schedule)
+def drawn():
+    steps = list(ldm.denoise("a cat", steps=2))
+    return [step.t for step in steps], bool(steps[-1].x0.any())
+"""
+
+
+def test_an_edit_takes_effect_in_the_pipeline_and_among_the_samplers(kernel):
+    assert kernel(PIPELINE, "print(drawn())") == "([501, 1], True)\n"
+    nothing = edited("Schedule.x0_from_eps", "return torch.zeros_like(x_t)")
+    assert kernel(nothing, "print(drawn())").endswith("\n([501, 1], False)\n")
+    kernel(PACKAGE["Schedule"].source)
+    backwards = edited("ddim", "yield Step(-1, x_T, x_T, x_T)")
+    assert kernel(backwards, "first = next(SAMPLERS['ddim'](None, x, schedule, 1))",
+                  "print(drawn()[0], first.t, SAMPLERS['ddim'] is ddim)").endswith("\n[-1, 501, 1] -1 True\n")
+    kernel(PACKAGE["ddim"].source)
+    silent = edited("guided", "return lambda x, t: torch.zeros_like(x)")
+    assert kernel(silent, "print(bool(list(ldm.denoise('a cat', steps=1))[0].eps.any()))").endswith("\nFalse\n")
+
+
+def test_a_field_more_in_a_named_tuple_or_a_dataclass(kernel):
+    kernel("from ldm_edu.samplers import Step", "from ldm_edu.training import TrainConfig", "old = Step(1, x, x, x)")
+    one = ["step, = SAMPLERS['ddim'](lambda x, t: x, x, schedule, 1)", "print(len(step), old.t, type(step) is Step)"]
+    assert kernel(PACKAGE["Step"].source + "\n    note: str = 'mine'", *one, "print(step.note)"
+                  ).endswith("\n5 1 True\nmine\n")
+    assert kernel(PACKAGE["Step"].source, *one).endswith("again\n4 1 True\n")
+    faster = PACKAGE["TrainConfig"].source.replace("lr: float = 1e-3", "lr: float = 0.5")
+    assert kernel(faster, "print(TrainConfig(10).lr)").endswith("\n0.5\n")
 
 
 def test_decorators_come_and_go(kernel):

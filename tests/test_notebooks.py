@@ -12,6 +12,32 @@ from sync import ROOT, definitions, package, save, shown, sync
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TAGS = {"nbval-ignore-output", "exercise", "check", "solution"}
 MAX_BYTES, MAX_WORDS, MAX_IGNORED = 2 ** 20, 2500, 0.4
+CELLS = range(50, 71)  # of a chapter; the tour may be shorter
+
+# Where each public class and function is shown; a new one has to be given its place, here or below.
+SHOWN_IN = {
+    "00": "draw_mushroom",
+    "01": "Schedule linear_schedule scaled_linear_schedule cosine_schedule timesteps",
+    "02": """Step ddpm ddim timestep_embedding zero_init ResBlock Downsample Upsample
+             TrainConfig learning_rate ema_update train""",
+    "03": "AutoencoderConfig Bottleneck PixelAttention Encoder Decoder Autoencoder reconstruction_loss psnr",
+    "04": "build_tokenizer TextConfig QuickGELU TextBlock TextTransformer",
+    "05": """Attention FeedForward TransformerBlock SpatialTransformer
+             UNetConfig Level DownBlock MidBlock UpBlock UNet""",
+    "06": "TextEncoder guided TextToImage facts score",
+    "07": "LatentDiffusion",
+    "09": "rename Layout config_to_json config_from_json load_module schedule_from_config",
+}
+NOT_SHOWN = {
+    "they paint the world, and the tour shows what they make and one of them": "painting landscape scenes worlds",
+    "they are the notebooks' tools": "viz live claims",
+    "a run of hours is a command": "recipes",
+    "the judge is used, and taught by what it finds": "Seen Reading labels Oracle reading Score generate captions_of "
+                                                      "evaluate",
+    "they serve several processes, which no notebook has": "processes average_gradients",
+    "they keep files and logs": """save_tokenizer save_module load_unet load_autoencoder load_text read_tensors
+        write_tensors replacing schedule_to_config Progress save_state load_state load_ema logged draw_losses""",
+}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -52,6 +78,16 @@ def faults(path: Path) -> list[str]:
     return found
 
 
+def widget_faults(notebook) -> list[str]:
+    """What is missing of something to play with and, for previews without a kernel, the same standing still."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    explored = [number for number, cell in enumerate(code) if re.search(r"\bexplore\(", cell.source)]
+    still = [number for number, cell in enumerate(code)
+             if any(mime.startswith("image/") for output in cell.outputs for mime in output.get("data", {}))]
+    return ([] if explored else ["no widget"]) + [
+        f"code cell {number}: no picture after the widget" for number in explored if number + 1 not in still]
+
+
 def test_the_tour_is_there():
     assert (ROOT / "notebooks/00_tour.ipynb").is_file()
 
@@ -59,6 +95,17 @@ def test_the_tour_is_there():
 @every_notebook
 def test_clean(path):
     assert faults(path) == []
+
+
+@every_notebook
+def test_something_to_play_with(path):
+    assert widget_faults(nbformat.read(path, as_version=4)) == []
+
+
+@every_notebook
+def test_is_one_sitting(path):
+    count = len(nbformat.read(path, as_version=4).cells)
+    assert count in CELLS or path.stem == "00_tour" and count < CELLS.stop
 
 
 @every_notebook
@@ -76,6 +123,34 @@ def test_no_definition_is_shown_in_two_chapters():
         for _, definition in shown(nbformat.read(path, as_version=4), known):
             other = first.setdefault(definition.name, path)
             assert other == path, f"{definition.name}: shown in {other.name} and {path.name}"
+
+
+def misplaced(known: dict, shown_in: dict[str, str], not_shown: dict[str, str]) -> list[str]:
+    """Public classes and functions that have no place or two, and places without one; a module may have a place."""
+    modules = {definition.module for definition in known.values()}
+    left_out = " ".join(not_shown.values()).split()
+    placed = " ".join(shown_in.values()).split() + [name for name in left_out if name not in modules]
+    free = {name for name, definition in known.items() if definition.constant or definition.module in left_out}
+    return [f"{name}: {what}" for what, names in {
+        "give it its place": known.keys() - free - set(placed),
+        "not in the package": set(placed) - known.keys(),
+        "has two places": {name for name in placed if placed.count(name) > 1}}.items() for name in sorted(names)]
+
+
+def misshown(notebook, known: dict, expected: str) -> list[str]:
+    """Classes and functions that the notebook shows and should not, or the reverse."""
+    found = {definition.name for _, definition in shown(notebook, known) if not definition.constant}
+    return [f"{name} should not be shown here" for name in sorted(found - set(expected.split()))] + [
+        f"{name} should be shown here" for name in sorted(set(expected.split()) - found)]
+
+
+def test_every_public_definition_has_its_chapter():
+    assert misplaced(package(), SHOWN_IN, NOT_SHOWN) == []
+
+
+@every_notebook
+def test_shows_what_belongs_to_it(path):
+    assert misshown(nbformat.read(path, as_version=4), package(), SHOWN_IN.get(path.stem[:2], "")) == []
 
 
 # --- the rules themselves
@@ -114,6 +189,17 @@ def test_each_fault_is_found(notebook, tmp_path, fault, plant):
     save(notebook, tmp_path / "n.ipynb")
     found = faults(tmp_path / "n.ipynb")
     assert len(found) == bool(fault) and fault in "".join(found)
+
+
+@pytest.mark.parametrize("source, mime, wrong", [
+    ("viz.explore(draw)", "image/png", []),
+    ("viz.explore(draw)", "text/html", ["code cell 1: no picture after the widget"]),
+    ("explored = 3", "image/png", ["no widget"]),
+])
+def test_a_missing_widget_or_strip_is_found(notebook, source, mime, wrong):
+    notebook.cells[2].source = source
+    notebook.cells[3].outputs = [new_output("display_data", {mime: "x"})]
+    assert widget_faults(notebook) == wrong
 
 
 PACKAGE = '''\
@@ -177,6 +263,26 @@ def test_sync(known, tmp_path, cell, stale):
     untouched = [[d.source for d in definitions(text) if d.name not in stale]
                  for text in (cell, notebook.cells[2].source)]
     assert untouched[0] == untouched[1]
+
+
+@pytest.mark.parametrize("shown_in, not_shown, wrong", [
+    ({"01": "halve", "02": "Model"}, {}, []),
+    ({"01": "halve"}, {"it is small": "Model"}, []),
+    ({"02": "Model"}, {"a tool": "one"}, []),
+    ({"01": "halve"}, {}, ["Model: give it its place"]),
+    ({"01": "halve double", "02": "Model"}, {}, ["double: not in the package"]),
+    ({"01": "halve", "02": "Model halve"}, {}, ["halve: has two places"]),
+    ({"01": "halve Model"}, {"it is small": "Model"}, ["Model: has two places"]),
+])
+def test_a_definition_without_its_place_is_found(known, shown_in, not_shown, wrong):
+    assert misplaced(known, shown_in, not_shown) == wrong
+
+
+@pytest.mark.parametrize("expected, wrong", [
+    ("halve", []), ("", ["halve should not be shown here"]), ("halve Model", ["Model should be shown here"])])
+def test_a_definition_in_the_wrong_chapter_is_found(known, expected, wrong):
+    cells = [new_code_cell(known[name].source) for name in ("RATE", "halve")] + [new_code_cell("Model = 3")]
+    assert misshown(new_notebook(cells=cells), known, expected) == wrong
 
 
 def test_a_saved_notebook_reads_as_before(notebook, tmp_path):
