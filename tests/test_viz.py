@@ -39,6 +39,24 @@ def test_show_is_a_jpeg_of_the_grid_and_leaves_no_figure_open():
     assert data == viz.show(torch.zeros(2, 3, 8, 8), columns=2, size=1.0).data
 
 
+def test_show_in_a_lower_quality_weighs_less():
+    noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert len(viz.show(noise, quality=50).data) < len(viz.show(noise).data)
+
+
+def test_plot_is_a_small_png_and_leaves_no_figure_open():
+    def diagram():
+        figure, axis = plt.subplots(figsize=(2, 1), dpi=80)
+        axis.fill_between([0, 1], [1, 1], color=viz.VERMILION)
+        axis.set_axis_off()
+        return figure
+
+    data = viz.plot(diagram()).data
+    picture = Image.open(io.BytesIO(data))
+    assert picture.mode == "P" and not plt.get_fignums() and data == viz.plot(diagram()).data
+    assert picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2)) == (213, 94, 0)
+
+
 def test_animation_is_a_gif_with_the_same_bytes_each_time():
     frames = [torch.full((3, 8, 8), value) for value in (-1.0, 0.0, 1.0)]
     data = viz.animate(frames).data
