@@ -148,9 +148,11 @@ def schedule_from_config(config: dict) -> Schedule:
     for name, expected in (_OUTPUT | _STEPS if ours else _OUTPUT).items():
         if config.get(name, expected) != expected:
             raise ValueError(f"scheduler: got {name} {config[name]!r}, expected {expected!r}")
-    if config.get("trained_betas") is not None:
-        return Schedule(torch.tensor(config["trained_betas"], dtype=torch.float32))
     T, kind = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "scaled_linear")
+    if (betas := config.get("trained_betas")) is not None:
+        if len(betas) != T:
+            raise ValueError(f"scheduler: got num_train_timesteps {T} and {len(betas)} trained_betas")
+        return Schedule(torch.tensor(betas, dtype=torch.float32))
     if kind == "squaredcos_cap_v2":
         return cosine_schedule(T)
     schedules = {"scaled_linear": scaled_linear_schedule, "linear": linear_schedule}

@@ -71,7 +71,8 @@ def ddim(eps: EpsFn, x_T: Tensor, schedule: Schedule, steps: int, *, eta: float 
         x0 = schedule.x0_from_eps(x, e, t)
         variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
         sigma = eta * variance.sqrt()                                                            # eq. 16
-        x = alpha_bar_prev.sqrt() * x0 + (1 - alpha_bar_prev - sigma**2).sqrt() * e              # eq. 12
+        direction = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()    # rounding may take it below zero
+        x = alpha_bar_prev.sqrt() * x0 + direction * e                                           # eq. 12
         if eta > 0:
             x = x + sigma * _noise_like(x, generator)
         yield Step(int(t), x, x0, e)

@@ -18,11 +18,11 @@ CELLS = range(50, 71)  # of a chapter; the tour may be shorter
 SHOWN_IN = {
     "00": "draw_mushroom",
     "01": "Schedule linear_schedule scaled_linear_schedule cosine_schedule timesteps",
-    "02": """Step ddpm ddim timestep_embedding zero_init ResBlock Downsample Upsample
+    "02": """Step ddpm ddim timestep_embedding ResBlock Downsample Upsample
              TrainConfig learning_rate ema_update train""",
     "03": "AutoencoderConfig Bottleneck PixelAttention Encoder Decoder Autoencoder reconstruction_loss psnr",
     "04": "build_tokenizer TextConfig QuickGELU TextBlock TextTransformer",
-    "05": """Attention FeedForward TransformerBlock SpatialTransformer
+    "05": """zero_init Attention FeedForward TransformerBlock SpatialTransformer
              UNetConfig Level DownBlock MidBlock UpBlock UNet""",
     "06": "TextEncoder guided TextToImage facts score",
     "07": "LatentDiffusion",

@@ -290,6 +290,12 @@ def test_schedulers_that_we_do_not_implement_are_named(entry, value):
         schedule_from_config(schedule_to_config(scaled_linear_schedule()) | {entry: value})
 
 
+def test_a_scheduler_of_another_length_than_its_betas_is_named():
+    config = schedule_to_config(linear_schedule(500)) | {"num_train_timesteps": 1000}
+    with pytest.raises(ValueError, match="scheduler: got num_train_timesteps 1000 and 500 trained_betas"):
+        schedule_from_config(config)
+
+
 # ---- Bad arguments ----
 
 @pytest.mark.parametrize("options, message", [

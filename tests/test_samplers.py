@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
+from random import Random
 
 import pytest
 import torch
@@ -11,14 +13,16 @@ from torch import Tensor
 
 from ldm_edu import samplers
 from ldm_edu.samplers import SAMPLERS, ddim, ddpm
-from ldm_edu.schedule import SPACINGS, Schedule, scaled_linear_schedule
+from ldm_edu.schedule import SPACINGS, Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule, timesteps
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
           timestep_spacing="leading", steps_offset=1)
-STEPS = (1, 2, 7, 10, 30, 50, 1000)
-TOLERANCE = 3e-5
+FEW, EVERY = (1, 2, 3, 7, 10, 30, 50), tuple(range(1, 51))
+TOLERANCE, EXACTLY = 3e-5, 1e-10    # float32 against another order of operations; float64 against a formula
 SCHEDULE = scaled_linear_schedule()
 EXACT = Schedule(SCHEDULE.betas.double())
+SCHEDULES = {"sd": SCHEDULE, "linear": linear_schedule(), "cosine": cosine_schedule(),
+             "T = 12": linear_schedule(12, 0.1, 0.9), "T = 2": linear_schedule(2, 0.3, 0.6)}
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -30,74 +34,103 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 X_T = draw(2, 4, 6, 5)
-MIX = draw(4, 4, seed=1) / 2
 
 
 def model(x: Tensor, t: Tensor) -> Tensor:
     """A stand-in for a U-Net: bounded, not linear, different at each t."""
-    return (1 + t / 1000) * torch.einsum("ij,bjhw->bihw", MIX.to(x), x).tanh()
+    return (1 + t / 1000) * (x - x.flip(1) / 2).tanh()
 
 
-def diffusers_steps(scheduler, steps: int, **options) -> list[Tensor]:
-    """x after every step. At 1000 steps diffusers can only do without the offset."""
+def diffusers_steps(scheduler, steps: int, told: bool = False, **options) -> list[Tensor]:
+    """x after every step. At 1000 steps diffusers can only do without the offset.
+
+    told: before each step of DDIM, T is set such that its t - T // steps is the t visited next.
+    """
     scheduler.register_to_config(steps_offset=1 if steps < 1000 else 0)
     scheduler.set_timesteps(steps)
+    visited = scheduler.timesteps.tolist()[:steps]    # with "trailing", one t of -1 follows for some
     x, result, generator = X_T, [], seeded(3)
-    for t in scheduler.timesteps:
-        x = scheduler.step(model(x, t), t, x, generator=generator, **options).prev_sample
+    for t, following in zip(visited, [*visited[1:], -1]):
+        if told:
+            scheduler.register_to_config(num_train_timesteps=(t - following) * steps)
+        x = scheduler.step(model(x, torch.tensor(t)), t, x, generator=generator, **options).prev_sample
         result.append(x)
-    return result
+    return [*result, generator.get_state()]
+
+
+def our_steps(sampler, steps: int, spacing: str = "leading", **options) -> list[Tensor]:
+    generator = seeded(3)
+    found = [step.x for step in sampler(model, X_T, SCHEDULE, steps, generator=generator, spacing=spacing, **options)]
+    return [*found, generator.get_state()]
 
 
 def worst_error(found: list[Tensor], expected: list[Tensor]) -> float:
+    """Largest difference of an x over the x's root mean square, over all steps; infinite if the noise drawn differs."""
+    (*found, drawn), (*expected, drawn_there) = found, expected
     pairs = zip(found, expected, strict=True)
-    return max(((f - e).abs().max() / e.square().mean().sqrt()).item() for f, e in pairs)
+    worst = max(((f - e).abs().max() / e.square().mean().sqrt()).item() for f, e in pairs)
+    return worst if torch.equal(drawn, drawn_there) else float("inf")
+
+
+def ddim_error(steps: int, spacing: str = "leading", eta: float = 0.0, told: bool = False) -> float:
+    scheduler = DDIMScheduler(**SD | dict(timestep_spacing=spacing), set_alpha_to_one=False)
+    return worst_error(our_steps(ddim, steps, spacing, eta=eta), diffusers_steps(scheduler, steps, told, eta=eta))
 
 
 # ---- Equal to diffusers ----
 
-@pytest.mark.parametrize("eta", [0, 0.5, 1])
-@pytest.mark.parametrize("steps", STEPS)
-def test_ddim_equals_diffusers(steps, eta):
-    expected = diffusers_steps(DDIMScheduler(**SD, set_alpha_to_one=False), steps, eta=eta)
-    found = [step.x for step in ddim(model, X_T, SCHEDULE, steps, eta=eta, generator=seeded(3))]
-    assert worst_error(found, expected) < TOLERANCE
+@pytest.mark.parametrize("eta, steps", [(0.0, (*EVERY, 1000)), (0.5, (*FEW, 1000)), (1.0, EVERY)])
+def test_ddim_equals_diffusers(parity, eta, steps):
+    parity(f"ddim, eta = {eta:g}", "leading", "diffusers", steps, lambda n: ddim_error(n, eta=eta), TOLERANCE)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-def test_ddpm_equals_diffusers(steps):
-    expected = diffusers_steps(DDPMScheduler(**SD), steps)
-    found = [step.x for step in ddpm(model, X_T, SCHEDULE, steps, generator=seeded(3))]
-    assert worst_error(found, expected) < TOLERANCE
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_ddpm_equals_diffusers(parity, spacing):
+    def error(n: int) -> float:
+        theirs = diffusers_steps(DDPMScheduler(**SD | dict(timestep_spacing=spacing)), n)
+        return worst_error(our_steps(ddpm, n, spacing), theirs)
+    steps = (*EVERY, 1000) if spacing == "leading" else EVERY
+    parity("ddpm", spacing, "diffusers", steps, error, TOLERANCE)
 
 
-@pytest.mark.parametrize("spacing, steps", [("trailing", 10), ("trailing", 50), ("linspace", 1000)])
-def test_other_spacings_equal_diffusers_where_it_tells_the_model_the_truth(spacing, steps):
-    scheduler = DDIMScheduler(**SD | dict(timestep_spacing=spacing), set_alpha_to_one=False)
-    expected = diffusers_steps(scheduler, steps)
-    found = [step.x for step in ddim(model, X_T, SCHEDULE, steps, spacing=spacing)]
-    assert worst_error(found, expected) < TOLERANCE
+# Elsewhere diffusers' DDIM steps to t - T // steps, and then tells the model another t.
+SAME = {"trailing": (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 1000), "linspace": (1, 1000)}
+
+
+@pytest.mark.parametrize("spacing", SAME)
+def test_ddim_equals_diffusers_where_that_tells_the_model_the_noise_level_of_x(parity, spacing):
+    parity("ddim, eta = 0", spacing, "diffusers", SAME[spacing], lambda n: ddim_error(n, spacing), TOLERANCE)
+    assert min(ddim_error(n, spacing) for n in (3, 7, 30, 49)) > 30 * TOLERANCE    # the difference that ddim documents
+
+
+@pytest.mark.parametrize("spacing", SAME)
+@pytest.mark.parametrize("eta, steps", [(0.0, EVERY), (1.0, FEW)])
+def test_ddim_equals_diffusers_told_where_each_step_leads(parity, spacing, eta, steps):
+    parity(f"ddim, eta = {eta:g}", spacing, "diffusers, told the next t", steps,
+           lambda n: ddim_error(n, spacing, eta, told=True), TOLERANCE)
 
 
 def test_the_comparison_sees_the_usual_mistakes(monkeypatch):
     theirs = diffusers_steps(DDIMScheduler(**SD, set_alpha_to_one=False), 10)
     theirs_ddpm = diffusers_steps(DDPMScheduler(**SD), 10)
 
-    def ddim_error(**options) -> float:
-        return worst_error([step.x for step in ddim(model, X_T, SCHEDULE, 10, **options)], theirs)
+    def error(**options) -> float:
+        return worst_error(our_steps(ddim, 10, **options), theirs)
 
-    def ddpm_error(seed: int = 3) -> float:
-        steps = ddpm(model, X_T, SCHEDULE, 10, generator=seeded(seed))
-        return worst_error([step.x for step in steps], theirs_ddpm)
+    def ddpm_error() -> float:
+        return worst_error(our_steps(ddpm, 10), theirs_ddpm)
 
-    assert ddim_error() < TOLERANCE and ddpm_error() < TOLERANCE
-    assert ddim_error(offset=0) > 100 * TOLERANCE
-    assert ddim_error(spacing="trailing") > 100 * TOLERANCE
-    assert ddpm_error(seed=4) > 100 * TOLERANCE
+    assert error() < TOLERANCE and ddpm_error() < TOLERANCE
+    assert error(offset=0) > 100 * TOLERANCE
+    assert error(spacing="trailing") > 100 * TOLERANCE
+    assert error(eta=0.01) == float("inf"), "it draws noise"
     levels = samplers._levels
     swapped = {1.0: SCHEDULE.alpha_bar[:1], SCHEDULE.alpha_bar[0].item(): torch.ones(1)}
-    monkeypatch.setattr(samplers, "_levels", lambda *args: levels(*args[:-1], swapped[args[-1].item()]))
-    assert ddim_error() > 30 * TOLERANCE and ddpm_error() > 30 * TOLERANCE    # with each other's last level
+    with monkeypatch.context() as patch:
+        patch.setattr(samplers, "_levels", lambda *args: levels(*args[:-1], swapped[args[-1].item()]))
+        assert error() > 30 * TOLERANCE and ddpm_error() > 30 * TOLERANCE    # with each other's last level
+    monkeypatch.setattr(samplers, "_noise_like", lambda x, generator: 1.01 * torch.randn(x.shape, generator=generator))
+    assert ddpm_error() > 100 * TOLERANCE
 
 
 # ---- Closed forms ----
@@ -109,6 +142,46 @@ def eps_of_gaussian(mean: float, std: float, schedule: Schedule):
         a = schedule.alpha_bar[t]
         return (1 - a).sqrt() * (x - a.sqrt() * mean) / (a * std**2 + 1 - a)
     return eps
+
+
+@pytest.mark.parametrize("sampler, eta", [(ddim, 0.0), (ddim, 0.5), (ddim, 1.0), (ddpm, None)])
+def test_mean_and_variance_after_n_steps_are_those_of_the_closed_form(parity, monkeypatch, sampler, eta):
+    """For Gaussian data every step is affine in x_T and the noises drawn: probed one by one, they give the exact mean
+    and variance of x after n steps, without a single random number.
+
+    With d = x - sqrt(a) m a step says d_prev = rho d + s z; v = a std² + 1 - a. DDIM, from eq. 12 with E[eps | x]:
+    rho = (sqrt(a prev) std² + sqrt((1 - a)(1 - prev - s²))) / v. DDPM, from jointly Gaussian x and x_prev:
+    rho = sqrt(a / prev) v_prev / v. For both, s² is eta² times eq. 7's variance.
+    """
+    m, std, options = 0.5, 0.3, {} if eta is None else {"eta": eta}
+
+    def probed(n: int, spacing: str) -> tuple[Tensor, Tensor]:
+        """The mean and the variance after n steps from standard normal noise."""
+        kicks = iter(torch.cat([torch.zeros(2, n), torch.eye(n)]).double().T)
+        monkeypatch.setattr(samplers, "_noise_like", lambda x, generator: next(kicks))
+        x_T = torch.zeros(2 + n).double()    # nothing; x_T = 1; the noise of step k = 1
+        x_T[1] = 1
+        *_, step = sampler(eps_of_gaussian(m, std, EXACT), x_T, EXACT, n, spacing=spacing, **options)
+        return step.x[0], (step.x[1:] - step.x[0]).square().sum()
+
+    def closed_form(n: int, spacing: str) -> tuple[Tensor, Tensor]:
+        t = timesteps(n, spacing=spacing)
+        levels = torch.cat([EXACT.alpha_bar[t], torch.ones(1) if eta is None else EXACT.alpha_bar[:1]])
+        d, variance = -levels[0].sqrt() * m, torch.ones(()).double()
+        for a, prev in zip(levels, levels[1:]):
+            v, v_prev = a * std**2 + 1 - a, prev * std**2 + 1 - prev
+            s2 = (1 if eta is None else eta**2) * (1 - prev) / (1 - a) * (1 - a / prev)
+            rho = (a / prev).sqrt() * v_prev / v if eta is None else (
+                (a * prev).sqrt() * std**2 + ((1 - a) * (1 - prev - s2)).sqrt()) / v
+            d, variance = rho * d, rho**2 * variance + s2
+        return levels[-1].sqrt() * m + d, variance
+
+    def error(n: int, spacing: str) -> float:
+        (mean, variance), (true_mean, true_variance) = probed(n, spacing), closed_form(n, spacing)
+        return max((mean - true_mean).abs() / true_variance.sqrt(), (variance / true_variance - 1).abs()).item()
+
+    name = "ddpm" if eta is None else f"ddim, eta = {eta:g}"
+    parity(name, "all", "mean, variance in closed form", FEW, lambda n: max(error(n, s) for s in SPACINGS), EXACTLY)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
@@ -175,13 +248,18 @@ def test_the_model_is_always_told_the_noise_level_of_x(steps, spacing):
     torch.testing.assert_close(step.x, a[0].sqrt() * 0.5 + (1 - a[0]).sqrt() * z, rtol=0, atol=1e-10)
 
 
-def test_ddim_is_an_euler_step_in_sigma():
+def test_ddim_is_an_euler_step_in_sigma(parity):
     """With y = x / sqrt(a) and sigma = sqrt((1 - a) / a), eq. 12 is y + (sigma_prev - sigma) eps."""
-    visited = [*range(901, 0, -100), 0]
-    y, x = X_T.double() / EXACT.alpha_bar[901].sqrt(), X_T.double()
-    for step, t, prev in zip(ddim(model, x, EXACT, 10), visited, visited[1:]):
-        y = y + (EXACT.sigma[prev] - EXACT.sigma[t]) * model(EXACT.alpha_bar[t].sqrt() * y, torch.tensor(t))
-        torch.testing.assert_close(step.x, EXACT.alpha_bar[prev].sqrt() * y, rtol=0, atol=1e-10)
+    def error(n: int, spacing: str) -> float:
+        visited, x, errors = [*timesteps(n, spacing=spacing).tolist(), 0], X_T.double(), []
+        y = x / EXACT.alpha_bar[visited[0]].sqrt()
+        for step, t, prev in zip(ddim(model, x, EXACT, n, spacing=spacing), visited, visited[1:]):
+            y = y + (EXACT.sigma[prev] - EXACT.sigma[t]) * model(EXACT.alpha_bar[t].sqrt() * y, torch.tensor(t))
+            expected = EXACT.alpha_bar[prev].sqrt() * y
+            errors.append(((step.x - expected).abs().max() / expected.square().mean().sqrt()).item())
+        return max(errors)
+
+    parity("ddim, eta = 0", "all", "Euler steps in sigma", FEW, lambda n: max(error(n, s) for s in SPACINGS), EXACTLY)
 
 
 def test_ddim_at_eta_one_is_ddpm_up_to_the_last_step():
@@ -190,6 +268,84 @@ def test_ddim_at_eta_one_is_ddpm_up_to_the_last_step():
     b = islice(ddpm(model, x_T, EXACT, 25, generator=seeded(7)), 24)
     for step_a, step_b in zip(a, b, strict=True):
         torch.testing.assert_close(step_a.x, step_b.x, rtol=0, atol=1e-10)
+
+
+# ---- Boundaries, and what holds for every schedule ----
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("sampler, eta", [(ddim, 0.0), (ddim, 0.5), (ddim, 1.0), (ddpm, None)])
+def test_one_step_or_t_or_any_number_in_between(sampler, eta, schedule):
+    """Falling levels, the right number of them, the last one's prediction, nothing that is not finite."""
+    random, T = Random(0), schedule.T
+    for steps in (1, 2, 5, 6, T if T < 100 else 100, *(random.randint(1, min(T, 60)) for _ in range(6))):
+        steps, x_T = min(steps, T), draw(random.choice((1, 2)), 3, seed=steps)
+        options = {"spacing": random.choice(SPACINGS), "offset": random.choice((0, 1)), "generator": seeded(1)}
+        found = list(sampler(model, x_T, schedule, steps, **options, **({} if eta is None else {"eta": eta})))
+        levels = [step.t for step in found]
+        assert len(levels) == steps and levels == sorted(set(levels), reverse=True)
+        assert 0 <= levels[-1] and levels[0] < T
+        assert all(step.x.isfinite().all() and step.x.shape == x_T.shape for step in found), (steps, options)
+        if eta is None:    # alpha_bar = 1: nothing but the prediction is left, up to the floor of the variance
+            torch.testing.assert_close(found[-1].x, found[-1].x0)
+        elif levels[-1] == 0:    # alpha_bar_0 to alpha_bar_0: the last step leaves x as it is
+            torch.testing.assert_close(found[-1].x, found[-2].x if steps > 1 else x_T)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_the_true_noise_leads_back_to_the_data(sampler):
+    """If eps is the very noise in x_t, DDIM goes back along x_t, and both end in x_0 (DDIM: as it was at t = 0)."""
+    for trial in range(20):
+        random = Random(trial)
+        name, spacing = random.choice(list(SCHEDULES)), random.choice(SPACINGS)
+        schedule = Schedule(SCHEDULES[name].betas.double())
+        steps = random.randint(1, min(12, schedule.T))
+        x0, noise = draw(2, 3, seed=trial).double(), draw(2, 3, seed=100 + trial).double()
+        x_T = schedule.add_noise(x0, noise, timesteps(steps, schedule.T, spacing)[0])
+        eps = partial(_true_noise, schedule, x0)
+        *_, step = sampler(eps, x_T, schedule, steps, spacing=spacing)
+        end = schedule.add_noise(x0, noise, 0) if sampler is ddim else x0
+        torch.testing.assert_close(step.x, end, rtol=0, atol=1e-6, msg=f"{name}, {steps} steps, {spacing}")
+
+
+def _true_noise(schedule: Schedule, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    return schedule.eps_from_x0(x, x0, t)
+
+
+def test_where_no_signal_is_left_rounding_makes_nothing_infinite():
+    """The cosine schedule ends at alpha_bar = 2e-9; 1 - alpha_bar_prev - sigma² is then below zero for some steps."""
+    for spacing, steps in (("trailing", 1), ("trailing", 5), ("linspace", 2), ("linspace", 6)):
+        *_, step = ddim(model, X_T, SCHEDULES["cosine"], steps, eta=1.0, spacing=spacing, generator=seeded(0))
+        assert step.x.isfinite().all()
+
+
+def test_each_item_of_a_batch_goes_its_own_way():
+    *_, both = ddim(model, X_T, SCHEDULE, 10)
+    for i in range(2):
+        *_, alone = ddim(model, X_T[i:i + 1], SCHEDULE, 10)
+        torch.testing.assert_close(alone.x, both.x[i:i + 1])
+
+
+def test_ddpm_draws_no_noise_at_t_0():
+    def drawn(spacing: str) -> Tensor:
+        list(ddpm(model, X_T, SCHEDULE, 5, spacing=spacing, generator=(generator := seeded(2))))
+        return torch.randn(1, generator=generator)
+
+    def after(draws: int) -> Tensor:
+        generator = seeded(2)
+        for _ in range(draws):
+            torch.randn(X_T.shape, generator=generator)
+        return torch.randn(1, generator=generator)
+
+    assert torch.equal(drawn("leading"), after(5)) and torch.equal(drawn("linspace"), after(4))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_short_schedule_never_tells_the_model_a_t_beyond_it(sampler):
+    """A model trained on 1000 levels cannot notice: the sampler knows its noise levels only from the schedule."""
+    seen = []
+    for spacing in SPACINGS:
+        list(sampler(lambda x, t: seen.append(int(t)) or x, X_T, linear_schedule(100), 100, spacing=spacing))
+    assert seen == 3 * list(range(99, -1, -1))
 
 
 # ---- The generator protocol ----

@@ -110,6 +110,11 @@ def test_timesteps_by_hand():
     (lambda: Schedule(torch.tensor([0.1, 1.0])), r"betas: got 1, expected values between 0 and 1"),
     (lambda: Schedule(torch.tensor([0.1, float("nan")])), r"betas: got nan"),
     (lambda: Schedule(torch.tensor([0.0])), r"betas: got 0"),
+    (lambda: Schedule(torch.tensor([0.1, -0.2])), r"betas: got -0\.2, expected values between 0 and 1"),
+    (lambda: linear_schedule(beta_start=-0.1), r"beta_start: got -0\.1, expected a value between 0 and 1"),
+    (lambda: cosine_schedule(beta_max=1.0), r"beta_max: got 1\.0"),
+    (lambda: cosine_schedule(True), r"T: got True, expected a positive integer"),
+    (lambda: timesteps(13, 12), r"steps: got 13, expected an integer from 1 to 12"),
     (lambda: Schedule(torch.zeros(0)), r"betas: got torch.float32 of shape \(0,\)"),
     (lambda: linear_schedule(0), r"T: got 0, expected a positive integer"),
     (lambda: linear_schedule(beta_end=1.5), r"beta_end: got 1\.5"),
@@ -118,6 +123,8 @@ def test_timesteps_by_hand():
     (lambda: scaled_linear_schedule().snr(torch.tensor([5, -1])), r"t: got -1"),
     (lambda: scaled_linear_schedule().snr(0.5), r"t: got torch.float32"),
     (lambda: scaled_linear_schedule().snr(torch.tensor([True, False])), r"t: got torch.bool"),
+    (lambda: linear_schedule(100).add_noise(draw(2), draw(2), torch.tensor([5, 100])), r"t: got 100, expected .*99"),
+    (lambda: linear_schedule(100).x0_from_eps(draw(2), draw(2), -1), r"t: got -1, expected integers from 0 to 99"),
 ])
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):

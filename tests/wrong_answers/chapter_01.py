@@ -3,7 +3,6 @@ import math
 
 import torch
 
-
 # --- 01.1
 
 def forgets_the_root_of_beta(x, eps, beta):
