@@ -19,7 +19,8 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     Vaswani et al. 2017, section 3.5, with the order of Ho et al. 2020.
     """
     half = dim // 2
-    frequency = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    exponent = -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device)
+    frequency = torch.exp(exponent / half)                                                # (dim/2,)
     angle = t.float()[:, None] * frequency                                                # (B, dim/2)
     return torch.cat([angle.cos(), angle.sin()], dim=1)                                   # (B, dim)
 
@@ -34,7 +35,8 @@ def zero_init(module: nn.Module) -> nn.Module:
 class ResBlock(nn.Module):
     """Two convolutions around a shortcut; the timestep, if any, shifts every channel between them.
 
-    x (B, in, H, W), time (B, time_dim) -> (B, out, H, W). `conv2` starts at zero. Ho et al. 2020, appendix B.
+    x (B, in, H, W), time (B, time_dim) -> (B, out, H, W). `conv2` starts at zero.
+    Ho et al. 2020, appendix B.
     """
 
     def __init__(self, in_channels: int, out_channels: int, time_dim: int | None = None, *,

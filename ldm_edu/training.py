@@ -33,7 +33,7 @@ class TrainConfig:
     steps: int
     lr: float = 1e-3
     warmup: int = 100             # steps from 0 to lr
-    cooldown: float = 0.3         # last part of the run, lr falling to 0; before it a run can still be prolonged
+    cooldown: float = 0.3         # last part of the run, lr falling to 0
     ema: float = 0.999            # decay of the averaged weights, reached gradually
     clip: float = 1.0             # largest gradient norm
     weight_decay: float = 0.0
@@ -58,14 +58,20 @@ class Progress(NamedTuple):
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then constant, then linear to zero: the middle does not depend on `steps`. Step counts from 0."""
+    """Linear warm-up, then constant, then linear to zero. Step counts from 0.
+
+    The middle does not depend on `steps`: a run that is in it can be prolonged.
+    """
     up = min(1.0, (step + 1) / max(1, config.warmup))
     down = min(1.0, (config.steps - step) / max(1.0, config.cooldown * config.steps))
     return config.lr * min(up, down)
 
 
 def ema_update(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """ema <- d ema + (1 - d) model, in place; d = min(decay, (1 + step) / (10 + step)), so that early weights fade."""
+    """ema <- d ema + (1 - d) model, in place.
+
+    d = min(decay, (1 + step) / (10 + step)), so that early weights fade.
+    """
     decay = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
         for average, value in zip(ema.state_dict().values(), model.state_dict().values()):
@@ -128,10 +134,11 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
           resume: bool = False) -> Iterator[Progress]:
     """Minimise the sum of `loss_fn(model, generator)` with AdamW, yielding Progress after every step.
 
-    The generator lives on the CPU. `state` is the checkpoint file, written every `save_every` steps and at the
-    end; with `resume` the run continues from it. With several processes the first one writes it, and the batch is
-    what all of them draw together. Raises FileNotFoundError if there is nothing to resume from,
-    and FloatingPointError at the first loss that is not finite, the last good checkpoint untouched.
+    The generator lives on the CPU. `state` is the checkpoint file, written every `save_every` steps
+    and at the end; with `resume` the run continues from it. With several processes the first one
+    writes it, and the batch is what all of them draw together. Raises FileNotFoundError if there is
+    nothing to resume from, and FloatingPointError at the first loss that is not finite, the last
+    good checkpoint untouched.
     """
     rank, size = processes()
     device = next(model.parameters()).device
