@@ -12,6 +12,7 @@ import hashlib
 import os
 import random
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see README: beside other programs, spinning threads starve torch
@@ -226,6 +227,8 @@ def run(name: str, profile: Profile, out: Path, resume: bool = False, warm: bool
     rank, _ = processes()
     gpus = torch.cuda.device_count()
     device = torch.device("cuda", rank % gpus) if gpus else torch.device("cpu")
+    if gpus:
+        torch.cuda.set_device(device)    # for the barrier, which is not told
     folder = state_folder(out, name)
     state, log = folder / "state.safetensors", folder / "log.csv"
     if resume and not state.exists():
@@ -259,10 +262,12 @@ def main(arguments: list[str] | None = None) -> None:
         profile = replace(profile, train=replace(profile.train, steps=args.steps))
     if args.threads:
         torch.set_num_threads(args.threads)
-    if "RANK" in os.environ:    # set by torchrun
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if "RANK" in os.environ:    # set by torchrun; the first process may compute latents for long while the others wait
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))
     out = args.out or Path("data/oracle" if args.name == "oracle" else "data/tiny-worlds")
     run(args.name, profile, out, args.resume, args.warm)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

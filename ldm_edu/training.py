@@ -4,6 +4,7 @@ All randomness of step k comes from a generator seeded with (seed, k). A run tha
 therefore sees the same batches and the same noise as an unbroken one, and ends in the same weights.
 
 Under `torchrun` every process draws its own batches and all step together, with the average of their gradients.
+Other batches then: a run is the same again only with the same number of processes.
 """
 from __future__ import annotations
 

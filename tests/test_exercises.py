@@ -41,15 +41,20 @@ def not_strict(monkeypatch):
     monkeypatch.delenv("LDM_EDU_STRICT", raising=False)
 
 
-def outcome(id: str, answer) -> str:
-    """What `check` prints, or the hint it raises."""
-    printed = io.StringIO()
+def said(call, *arguments) -> str:
+    """What a call prints, or the hint it raises."""
+    text = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed):
-            check(id, answer)
+        with contextlib.redirect_stdout(text):
+            call(*arguments)
     except Hint as hint:
         return f"Hint {hint}"
-    return printed.getvalue()
+    return text.getvalue()
+
+
+def outcome(id: str, answer) -> str:
+    """What `check` says of an answer."""
+    return said(check, id, answer)
 
 
 # --- what a check does with an answer, on exercises of its own
@@ -384,27 +389,16 @@ def namespace(notebook, before) -> dict:
     return names
 
 
-def printed(source: str, names: dict) -> str:
-    """What a cell prints, or the hint it ends with."""
-    text = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(text):
-            exec(source, names)
-    except Hint as hint:
-        return f"Hint {hint}"
-    return text.getvalue()
-
-
 def run_faults(notebook, monkeypatch) -> list[str]:
     """What goes wrong when the three cells of each exercise are executed."""
     wrong = []
     for id, _, (exercise, checked, solution) in cells_of(notebook):
         names = namespace(notebook, exercise)
-        found = [printed(exercise.source, names), printed(checked.source, names)]
+        found = [said(exec, exercise.source, names), said(exec, checked.source, names)]
         with monkeypatch.context() as strict:
             strict.setenv("LDM_EDU_STRICT", "1")
-            found.append(printed(checked.source, names))
-        found.append(printed(solution.source, names))
+            found.append(said(exec, checked.source, names))
+        found.append(said(exec, solution.source, names))
         expected = ["", f"{id}: not attempted yet\n", f"Hint {id}: not attempted yet.", f"{id}: right\n"]
         for what, got, want in zip(("stub", "check", "strict check", "solution"), found, expected):
             if got != want:
