@@ -28,13 +28,15 @@ class Step(NamedTuple):
 
 
 @torch.no_grad()
-def ddpm(eps: EpsFn, x_T: Tensor, schedule: Schedule, steps: int, *, generator: Generator | None = None,
-         spacing: str = "leading", offset: int = 1) -> Iterator[Step]:
-    """Ancestral sampling from standard normal `x_T` (Ho et al. 2020, algorithm 2) on `steps` of the T levels.
+def ddpm(eps: EpsFn, x_T: Tensor, schedule: Schedule, steps: int, *,
+         generator: Generator | None = None, spacing: str = "leading",
+         offset: int = 1) -> Iterator[Step]:
+    """Ancestral sampling from standard normal `x_T` on `steps` of the T levels.
 
-    Every step draws from q(x_prev | x_t, x_0), eq. 6 and 7, with the variance given there ("fixed small") but
-    at least 1e-20. The last step leads to alpha_bar = 1. As in diffusers it draws noise, too, unless its t is
-    0, which SD v1's offset prevents: with a variance of 1e-20 only the generator notices.
+    Ho et al. 2020, algorithm 2. Every step draws from q(x_prev | x_t, x_0), eq. 6 and 7, with the
+    variance given there ("fixed small") but at least 1e-20. The last step leads to alpha_bar = 1.
+    As in diffusers it draws noise, too, unless its t is 0, which SD v1's offset prevents: with a
+    variance of 1e-20 only the generator notices.
     generator: a CPU one. Raises ValueError as `timesteps` does.
     """
     x = x_T
@@ -45,7 +47,7 @@ def ddpm(eps: EpsFn, x_T: Tensor, schedule: Schedule, steps: int, *, generator: 
         alpha = alpha_bar / alpha_bar_prev
         beta = 1 - alpha
         mean = (alpha_bar_prev.sqrt() * beta / (1 - alpha_bar) * x0
-                + alpha.sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar) * x)                     # eq. 7
+                + alpha.sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar) * x)                # eq. 7
         variance = ((1 - alpha_bar_prev) / (1 - alpha_bar) * beta).clamp(min=1e-20)
         x = mean + variance.sqrt() * _noise_like(x, generator) if t > 0 else mean
         yield Step(int(t), x, x0, e)
@@ -53,13 +55,15 @@ def ddpm(eps: EpsFn, x_T: Tensor, schedule: Schedule, steps: int, *, generator: 
 
 @torch.no_grad()
 def ddim(eps: EpsFn, x_T: Tensor, schedule: Schedule, steps: int, *, eta: float = 0.0,
-         generator: Generator | None = None, spacing: str = "leading", offset: int = 1) -> Iterator[Step]:
-    """Sampling from standard normal `x_T` (Song et al. 2020, arXiv:2010.02502) on `steps` of the T levels.
+         generator: Generator | None = None, spacing: str = "leading",
+         offset: int = 1) -> Iterator[Step]:
+    """Sampling from standard normal `x_T` on `steps` of the T levels.
 
-    eta: 0 draws nothing, so that the result is a function of x_T; 1 is as random as `ddpm`. As in SD v1 the
-    last step leads to alpha_bar_0, not to 1 (diffusers: set_alpha_to_one = False). Every other step leads to
-    the next level visited. (diffusers goes to t - T // steps: the same for "leading" spacing, and for
-    "trailing" where steps divides T; elsewhere a level that the model is then not told.)
+    Song et al. 2020, arXiv:2010.02502. eta: 0 draws nothing, so that the result is a function of
+    x_T; 1 is as random as `ddpm`. As in SD v1 the last step leads to alpha_bar_0, not to 1
+    (diffusers: set_alpha_to_one = False). Every other step leads to the next level visited.
+    (diffusers goes to t - T // steps: the same for "leading" spacing, and for "trailing" where
+    steps divides T; elsewhere a level that the model is then not told.)
     generator: a CPU one. Raises ValueError for eta outside 0 ... 1 and as `timesteps` does.
     """
     if not 0 <= eta <= 1:
@@ -70,9 +74,9 @@ def ddim(eps: EpsFn, x_T: Tensor, schedule: Schedule, steps: int, *, eta: float 
         e = eps(x, t.to(x.device))
         x0 = schedule.x0_from_eps(x, e, t)
         variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
-        sigma = eta * variance.sqrt()                                                            # eq. 16
-        direction = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()    # rounding may take it below zero
-        x = alpha_bar_prev.sqrt() * x0 + direction * e                                           # eq. 12
+        sigma = eta * variance.sqrt()                                                       # eq. 16
+        direction = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()    # rounding may go below 0
+        x = alpha_bar_prev.sqrt() * x0 + direction * e                                      # eq. 12
         if eta > 0:
             x = x + sigma * _noise_like(x, generator)
         yield Step(int(t), x, x0, e)

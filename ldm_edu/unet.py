@@ -1,6 +1,6 @@
 """The second stage's network: a U-Net that predicts the noise in a latent, told the time and the text.
 
-Rombach et al. 2021, sections 3.2 and 3.3.
+Rombach et al. 2021, sections 3.2 and 3.3. `SmallUNet` is its little sister, for the pictures of chapter 02.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Downsample, ResBlock, SpatialTransformer, Upsample, timestep_embedding
+from .blocks import Downsample, ResBlock, SpatialTransformer, Upsample, timestep_embedding, zero_init
+from .schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -180,3 +181,44 @@ class UNet(nn.Module):
         if context.ndim != 3 or len(context) != len(x) or context.shape[2] != config.context_dim:
             raise ValueError(f"context has shape {tuple(context.shape)}, "
                              f"expected ({len(x)}, tokens, {config.context_dim})")
+
+
+class SmallUNet(nn.Module):
+    """A U-Net for small pictures, without a prompt: one residual block a level, no attention.
+
+    x (B, 3, H, W), t () or (B,), int64 -> the noise in x (B, 3, H, W).
+    channels: per level, multiples of 8. skips: False hands zeros across, which tell nothing.
+    """
+
+    def __init__(self, schedule: Schedule, channels: tuple[int, ...] = (16, 32, 96), *,
+                 skips: bool = True):
+        super().__init__()
+        self.skips, self.first = skips, channels[0]
+        self.register_buffer("alpha_bar", schedule.alpha_bar.float(), persistent=False)
+        time = 4 * self.first
+        pairs = list(zip((self.first, *channels[:-1]), channels))
+        self.time = nn.Sequential(nn.Linear(self.first, time), nn.SiLU(), nn.Linear(time, time))
+        self.conv_in = nn.Conv2d(3, self.first, 3, padding=1)
+        self.down = nn.ModuleList(ResBlock(a, b, time, groups=8) for a, b in pairs)
+        self.shrink = nn.ModuleList(Downsample(c) for c in channels[:-1])
+        self.mid = ResBlock(channels[-1], channels[-1], time, groups=8)
+        self.up = nn.ModuleList(ResBlock(2 * b, a, time, groups=8) for a, b in pairs)
+        self.grow = nn.ModuleList(Upsample(c) for c in channels[:-1])
+        self.norm = nn.GroupNorm(8, self.first)
+        self.conv_out = zero_init(nn.Conv2d(self.first, 3, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        t = t.expand(len(x))
+        time = self.time(timestep_embedding(t, self.first))
+        h, kept = self.conv_in(x), []                                      # (B, 16, H, W)
+        for i, block in enumerate(self.down):
+            h = block(h, time)
+            kept.append(h)
+            h = self.shrink[i](h) if i < len(self.shrink) else h           # (B, 96, H/4, W/4)
+        h = self.mid(h, time)
+        for i in reversed(range(len(self.up))):
+            skip = kept.pop() if self.skips else torch.zeros_like(kept.pop())
+            h = self.up[i](torch.cat([h, skip], dim=1), time)
+            h = self.grow[i - 1](h, kept[-1].shape[2:]) if i > 0 else h    # (B, 16, H, W)
+        a = self.alpha_bar[t].view(-1, 1, 1, 1)
+        return (1 - a).sqrt() * x + a.sqrt() * self.conv_out(F.silu(self.norm(h)))
