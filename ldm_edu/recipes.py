@@ -1,6 +1,6 @@
 """How every shipped checkpoint was made.
 
-`python -m ldm_edu.recipes oracle|vae|decoder|text-to-image --profile cpu|gpu [--resume] [--out DIR]`
+`python -m ldm_edu.recipes oracle|features|vae|decoder|contrast|text-to-image --profile cpu|gpu [--resume] [--out DIR]`
 
 On several GPUs, or with one thread on each of several CPU cores (faster than one process with several threads):
 `torchrun --nproc-per-node 2 -m ldm_edu.recipes text-to-image --threads 1`; the batch grows with the processes.
@@ -8,10 +8,9 @@ On several GPUs, or with one thread on each of several CPU cores (faster than on
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,43 +21,31 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from . import autoencoder, clip, unet
+from . import clip, unet
 from .conditioning import TextEncoder, build_tokenizer
+from .first_stage import cached_latents, decoder, features, vae
 from .metrics import NOTHING, Oracle, labels
-from .painting import CLASSES
 from .pipeline import LatentDiffusion
-from .scenes import make_caption, make_scene, vocabulary
+from .scenes import Scene, make_caption, make_scene, misplaced, vocabulary
 from .schedule import scaled_linear_schedule
-from .training import TrainConfig, draw_losses, load_ema, logged, processes, train
-from .weights import load_autoencoder, read_tensors, save_module, write_tensors
+from .training import Profile, TrainConfig, draw_losses, load_ema, logged, pick_batch, processes, train
+from .weights import load_autoencoder
 from .worlds import render, seeds_of, to_float
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What differs between a laptop and a GPU: `scenes` rendered once, `batch` of them a step."""
-
-    train: TrainConfig
-    batch: int
-    scenes: int
-
 
 PROFILES = {
     "oracle": {"cpu": Profile(TrainConfig(4000, lr=1e-3), batch=64, scenes=40_000),
                "gpu": Profile(TrainConfig(10_000, lr=1e-3, precision="bfloat16"), batch=256, scenes=200_000)},
+    "features": {"cpu": Profile(TrainConfig(1500, lr=1e-3), batch=32, scenes=10_000),
+                 "gpu": Profile(TrainConfig(10_000, lr=1e-3, precision="bfloat16"), batch=128, scenes=100_000)},
     "vae": {"cpu": Profile(TrainConfig(8000, lr=7e-4), batch=8, scenes=30_000),
             "gpu": Profile(TrainConfig(40_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
     "decoder": {"cpu": Profile(TrainConfig(8000, lr=7e-4), batch=8, scenes=30_000),
                 "gpu": Profile(TrainConfig(20_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
+    "contrast": {"cpu": Profile(TrainConfig(160, lr=6e-4, cooldown=0.01), batch=32, scenes=30_000),
+                 "gpu": Profile(TrainConfig(2000, lr=1e-3, precision="bfloat16"), batch=256, scenes=200_000)},
     "text-to-image": {"cpu": Profile(TrainConfig(8000, lr=8e-4), batch=32, scenes=30_000),
                       "gpu": Profile(TrainConfig(40_000, lr=1e-3, precision="bfloat16"), batch=256, scenes=200_000)}}
-
-
-def pick_batch(count: int, batch: int, generator: torch.Generator) -> Tensor:
-    """`batch` random indices below `count`."""
-    return torch.randint(count, (batch,), generator=generator)
 
 
 # --- The recipes: each returns the model to train, its loss, and how to save the averaged weights. With `warm` the
@@ -89,81 +76,6 @@ def oracle(profile: Profile, out: Path, device: torch.device, warm: bool):
     return Oracle.load(path) if warm else Oracle(), loss_fn, lambda model: model.save(path)
 
 
-def reconstruction_loss(error: Tensor, maps: Tensor) -> dict[str, Tensor]:
-    """Absolute and squared error; the pixels of things, a tenth of all and most of what is said, count four times.
-
-    error: (B, 3, H, W), decoded minus original; maps: (B, H, W), classes.
-    """
-    things = (maps > CLASSES.index("sun or moon")).unsqueeze(1)
-    weight = (1 + 3 * things.float()).expand_as(error)
-    weight = weight / weight.mean()
-    return {"l1": (weight * error.abs()).mean(), "l2": 2 * (weight * error.square()).mean()}
-
-
-def vae(profile: Profile, out: Path, device: torch.device, warm: bool):
-    """The autoencoder: absolute and squared error, and a KL term just strong enough to keep the latents tame."""
-    images, maps = render("train", profile.scenes)
-
-    def loss_fn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-        pick = pick_batch(len(images), profile.batch, generator)
-        x = to_float(images[pick].to(device))
-        mean, logvar = model.encode(x)
-        z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator).to(mean)
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return reconstruction_loss(model.decode(z) - x, maps[pick].to(device)) | {"kl": 3e-4 * kl}
-
-    def save(model: autoencoder.Autoencoder) -> None:
-        with torch.no_grad():
-            sample = to_float(images[:2048].to(device))
-            std = torch.cat([model.encode(part)[0] for part in sample.split(256)]).std().item()
-        model.config = replace(model.config, scale=1 / std)  # what the diffusion model sees has unit variance
-        save_module(model, out / "vae", dtype=torch.float16)
-
-    model = load_autoencoder(out / "vae") if warm else autoencoder.Autoencoder(autoencoder.TINY)
-    return model, loss_fn, save
-
-
-def cached_latents(profile: Profile, encoder: autoencoder.Autoencoder, out: Path, device: torch.device) -> Tensor:
-    """Latents of the training scenes, float32 (N, 4, 8, 8), computed once: the U-Net never sees a pixel.
-
-    The file's name tells the encoder's weights and the number of scenes, so that a stale one is never used.
-    """
-    weights = b"".join(p.detach().half().cpu().numpy().tobytes() for p in encoder.encoder.parameters())
-    path = out.parent / "training" / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}-{profile.scenes}.safetensors"
-    if not path.exists() and processes()[0] == 0:
-        parts = []
-        for start in tqdm(range(0, profile.scenes, 100), desc="latents", unit="x100"):
-            with torch.no_grad():
-                images, _ = render("train", min(100, profile.scenes - start), start)
-                parts.append(encoder.to_latent(to_float(images.to(device))).cpu())
-        write_tensors(path, {"latents": torch.cat(parts)})
-    if dist.is_initialized():
-        dist.barrier()    # the others wait for the first
-    return read_tensors(path)["latents"]
-
-
-def decoder(profile: Profile, out: Path, device: torch.device, warm: bool):
-    """More training for the decoder of `out`/vae alone: the latents, and what has learned to draw in them, stay valid.
-
-    It always starts from that decoder, warm or not.
-    Stability AI's sd-vae-ft-mse improved Stable Diffusion v1's decoder in the same way. The latents get a little
-    noise, since those that a diffusion model draws are not perfect either.
-    """
-    model = load_autoencoder(out / "vae")
-    latents = cached_latents(profile, model.eval().to(device), out, device)
-    images, maps = render("train", profile.scenes)
-    model.encoder.requires_grad_(False)
-    model.quant_conv.requires_grad_(False)
-
-    def loss_fn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-        pick = pick_batch(len(images), profile.batch, generator)
-        z = latents[pick] + 0.05 * torch.randn(latents[pick].shape, generator=generator)
-        error = model.from_latent(z.to(device)) - to_float(images[pick].to(device))
-        return reconstruction_loss(error, maps[pick].to(device))
-
-    return model, loss_fn, lambda model: save_module(model, out / "vae", dtype=torch.float16)
-
-
 class TextToImage(nn.Module):
     """The two networks that learn together, as in section 3.3 of Rombach et al. 2021: tau and the U-Net."""
 
@@ -175,24 +87,59 @@ class TextToImage(nn.Module):
         self.unet = unet.UNet(unet.TINY)
 
 
-def text_to_image(profile: Profile, out: Path, device: torch.device, warm: bool):
+def contrast_loss(model: TextToImage, z_t: Tensor, eps: Tensor, snr: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    """-log of the probability that the model, asked which of two captions belongs to a latent, names the right one.
+
+    z_t, eps (B, 4, 8, 8), snr, t (B,), captions: B right ones, then B wrong ones -> (). A diffusion model asked so
+    compares how well each caption lets it predict (Li et al. 2023, arXiv:2303.16203), here the clean latent. Both
+    captions share z_t and eps, whose chance cancels: what is left is what the words change. Wrong captions that differ
+    in a word teach a text encoder which word belongs to what (Yuksekgonul et al. 2022, arXiv:2210.01936).
+    """
+    predicted = model.unet(torch.cat([z_t, z_t]), torch.cat([t, t]), model.text(captions))
+    right, wrong = (predicted - torch.cat([eps, eps])).square().sum((1, 2, 3)).chunk(2)
+    return F.softplus(0.06 * (right - wrong) / snr).mean()    # |eps error|² / SNR is |x_0 error|²
+
+
+def right_and_wrong(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """A caption that says where a thing of the scene stands, and the same one misplaced."""
+    while (wrong := misplaced(text := make_caption(scene, rng).text, rng)) is None:
+        pass
+    return text, wrong
+
+
+def text_to_image(profile: Profile, out: Path, device: torch.device, warm: bool, place_words: float = 0.0):
     """Text transformer and U-Net, jointly, on the latents of the autoencoder in `out`/vae.
 
     One caption in ten is empty: that is what guidance will lead away from (Ho & Salimans 2022, arXiv:2207.12598).
+    place_words: weight of `contrast_loss`, on noisy latents of half as many scenes, every other with one thing only.
     """
     schedule = scaled_linear_schedule()
     latents = cached_latents(profile, load_autoencoder(out / "vae").eval().to(device), out, device)
     scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
+    alone = torch.tensor([i for i, scene in enumerate(scenes) if len(scene.things) == 1])
+
+    def noised(pick: Tensor, least: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """z_t, eps and t of the chosen scenes, one t from each of as many equal parts of least...most - 1: uniform,
+        with less variance than independent draws."""
+        parts = (torch.arange(len(pick)) + torch.rand(len(pick), generator=generator)) / len(pick)
+        t = (least + parts * (most - least)).long().to(device)
+        eps = torch.randn(latents[pick].shape, generator=generator).to(device)
+        return schedule.add_noise(latents[pick].to(device), eps, t), eps, t
 
     def loss_fn(model: TextToImage, generator: torch.Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(latents), profile.batch, generator)
         rng = random.Random(generator.initial_seed())
         captions = ["" if rng.random() < 0.1 else make_caption(scenes[i], rng).text for i in pick.tolist()]
-        # One t from each of `batch` equal parts of 0…T-1: uniform, with less variance than independent draws.
-        t = ((torch.arange(len(pick)) + torch.rand(len(pick), generator=generator)) / len(pick) * schedule.T).long()
-        eps = torch.randn(latents[pick].shape, generator=generator).to(device)
-        z_t = schedule.add_noise(latents[pick].to(device), eps, t.to(device))
-        return {"mse": F.mse_loss(model.unet(z_t, t.to(device), model.text(captions)), eps)}
+        z_t, eps, t = noised(pick, 0, schedule.T, generator)
+        losses = {"mse": F.mse_loss(model.unet(z_t, t, model.text(captions)), eps)}
+        if place_words:
+            pick = pick_batch(len(latents), profile.batch // 2, generator)
+            pick[::2] = alone[pick[::2] % len(alone)]    # with which it is easier to begin
+            right, wrong = zip(*(right_and_wrong(scenes[i], rng) for i in pick.tolist()))
+            z_t, eps, t = noised(pick, 860, 999, generator)
+            losses["contrast"] = place_words * contrast_loss(model, z_t, eps, schedule.snr(t.cpu()).to(device), t,
+                                                             right + wrong)
+        return losses
 
     def save(model: TextToImage) -> None:
         newest = load_autoencoder(out / "vae")    # its decoder may have been trained further meanwhile
@@ -206,7 +153,19 @@ def text_to_image(profile: Profile, out: Path, device: torch.device, warm: bool)
     return model, loss_fn, save
 
 
-RECIPES = {"oracle": oracle, "vae": vae, "decoder": decoder, "text-to-image": text_to_image}
+def contrast(profile: Profile, out: Path, device: torch.device, warm: bool):
+    """Text-to-image with right captions to tell from misplaced ones: the plain loss passes over "left" and "right".
+
+    It left them at chance for 11,000 steps: a place word explains little of the noise, and only together with the word
+    for a thing and the place of a pixel. Asked at noise levels where z_t itself still shows where the thing stands,
+    the model learns to spoil its answer to a wrong caption instead; hence t >= 860. It starts from the weights in
+    `out` and predicts noise worse than it found it: let `text-to-image --warm` follow.
+    """
+    return text_to_image(profile, out, device, warm=True, place_words=0.1)
+
+
+RECIPES = {"oracle": oracle, "features": features, "vae": vae, "decoder": decoder, "contrast": contrast,
+           "text-to-image": text_to_image}
 
 
 # --- Running one ----------------------------------------------------------------------------------------------------
@@ -264,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     if "RANK" in os.environ:    # set by torchrun; the first process may compute latents for long while the others wait
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))
-    out = args.out or Path("data/oracle" if args.name == "oracle" else "data/tiny-worlds")
+    out = args.out or Path("data") / (args.name if args.name in ("oracle", "features") else "tiny-worlds")
     run(args.name, profile, out, args.resume, args.warm)
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -93,6 +93,11 @@ def _stand(rng: random.Random, kind: str, colour: str, size: str, place: str, fr
 
 # --- Captions -------------------------------------------------------------------------------------------------------
 
+def plural(kind: str) -> str:
+    """The plural of a kind's name."""
+    return {"cactus": "cacti", "snowman": "snowmen"}.get(kind, kind + "s")
+
+
 SAID = {  # how an attribute is put into words; {} marks where a place or a size is already part of the phrase
     "day": ("by day", "in daylight", "in the daytime"), "sunset": ("at sunset", "in the evening", "at dusk"),
     "night": ("at night", "by night", "under a night sky"),
@@ -127,11 +132,6 @@ class Caption(NamedTuple):
     weather: str | None = None
     mentions: tuple[Mention, ...] = ()
     relation: str | None = None
-
-
-def plural(kind: str) -> str:
-    """The plural of a kind's name."""
-    return {"cactus": "cacti", "snowman": "snowmen"}.get(kind, kind + "s")
 
 
 def _phrase(mention: Mention, rng: random.Random) -> str:
@@ -198,6 +198,16 @@ def make_caption(scene: Scene, rng: random.Random) -> Caption:
             mentions[index] = longest._replace(place=None) if longest.place else longest._replace(size=None)
         else:
             said["weather"] = None
+
+
+def misplaced(text: str, rng: random.Random) -> str | None:
+    """A caption with the first place it names changed into another one, both as likely; None if it names none."""
+    named = [(text.index(phrase), place, phrase) for place in PLACES for phrase in SAID[place] if phrase in text]
+    if not named:
+        return None
+    at, place, phrase = min(named)
+    elsewhere = rng.choice(SAID[rng.choice([other for other in PLACES if other != place])])
+    return text[:at] + elsewhere + text[at + len(phrase):]
 
 
 def vocabulary() -> list[str]:

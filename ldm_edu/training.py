@@ -49,6 +49,20 @@ class TrainConfig:
             raise ValueError(f"precision={self.precision!r}: expected 'float32' or 'bfloat16'")
 
 
+@dataclass(frozen=True)
+class Profile:
+    """What differs between a laptop and a GPU: `scenes` rendered once, `batch` of them a step."""
+
+    train: TrainConfig
+    batch: int
+    scenes: int
+
+
+def pick_batch(count: int, batch: int, generator: torch.Generator) -> Tensor:
+    """`batch` random indices below `count`."""
+    return torch.randint(count, (batch,), generator=generator)
+
+
 class Progress(NamedTuple):
     """What `train` yields after a step: losses by name, and the averaged model so far."""
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from ldm_edu import DATA
-from ldm_edu.metrics import Oracle, captions_of, evaluate, generate, score
+from ldm_edu.metrics import Oracle, captions_of, evaluate, generate, psnr, score
 from ldm_edu.pipeline import LatentDiffusion
+from ldm_edu.weights import load_autoencoder
+from ldm_edu.worlds import render, to_float
 
 CHECKPOINT = DATA / "tiny-worlds"
 MB = 10**6
@@ -73,3 +75,18 @@ def test_one_seed_one_picture():
     ldm = LatentDiffusion.from_pretrained(CHECKPOINT)
     a, b, c = (ldm.text_to_image("a red boat", steps=3, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(a, b) and not torch.allclose(a, c, atol=0.1)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (128, 128)])
+def test_the_autoencoder_takes_other_sizes(size):
+    """Scenes painted at another size, which it was not trained on: still recognisably the same pictures."""
+    autoencoder = load_autoencoder(CHECKPOINT / "vae").eval()
+    images = to_float(render("validation", 16, size=size)[0])
+    with torch.no_grad():
+        latents = autoencoder.to_latent(images)
+        decoded = autoencoder.from_latent(latents)
+    assert latents.shape == (16, 4, size[0] // 8, size[1] // 8) and decoded.shape == images.shape
+    quality = psnr(decoded.clamp(-1, 1), images).mean().item()
+    blank = psnr(images.mean((2, 3), keepdim=True).expand_as(images), images).mean().item()
+    print(f"{size}: {quality:.1f} dB, one colour all over {blank:.1f} dB")
+    assert quality > blank + 6

@@ -1,5 +1,7 @@
 """The training loop: a killed and resumed run equals an unbroken one, and bad losses cost nothing."""
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -140,7 +142,7 @@ def test_ema_of_a_constant_and_of_a_ramp():
 SMALL = Profile(TrainConfig(3, save_every=2), batch=2, scenes=6)
 
 
-@pytest.mark.parametrize("name", ["oracle", "vae"])
+@pytest.mark.parametrize("name", ["oracle", "features", "vae"])
 def test_a_recipe_from_start_to_checkpoint(name, tmp_path):
     """Three steps, killed after the checkpoint at two and resumed: the same log and weights as in one go."""
     run(name, SMALL, tmp_path / "one")
@@ -191,6 +193,24 @@ def test_text_to_image_recipe_makes_a_folder_that_opens(tmp_path):
     assert picture.shape == (1, 3, 64, 64) and picture.isfinite().all()
 
 
+def test_contrast_asks_which_caption_is_right(tmp_path):
+    """By hand, for a model that predicts the noise from the first word alone; and the recipe, which needs a model."""
+    def predict(z_t, t, context):
+        return torch.full_like(z_t, 0.5) * context
+
+    model = SimpleNamespace(unet=predict, text=lambda captions: torch.tensor(
+        [1.0 if text.startswith("left") else 0.0 for text in captions]).view(-1, 1, 1, 1))
+    eps, snr = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0.02, 0.01])
+    # "left" predicts eps exactly, "right" nothing of it: 4 · 0.25 apart, x_0 1 / SNR times as much.
+    loss = recipes.contrast_loss(model, eps, eps, snr, torch.tensor([1, 2]), ["left", "right", "right", "left"])
+    assert loss.item() == pytest.approx((math.log1p(math.exp(-0.06 * 50)) + math.log1p(math.exp(0.06 * 100))) / 2)
+    with pytest.raises(FileNotFoundError):
+        run("contrast", SMALL, tmp_path / "nothing")
+    for name in ("vae", "text-to-image", "contrast"):
+        run(name, SMALL, tmp_path / "model")
+    assert "mse,contrast" in (state_folder(tmp_path / "model", "contrast") / "log.csv").read_text()
+
+
 def test_decoder_recipe_leaves_the_latents_alone(tmp_path):
     run("vae", SMALL, tmp_path / "model")
     before = read_tensors(tmp_path / "model/vae/diffusion_pytorch_model.safetensors")
@@ -200,7 +220,7 @@ def test_decoder_recipe_leaves_the_latents_alone(tmp_path):
     assert changed == {"decoder", "post_quant_conv"}
 
 
-@pytest.mark.parametrize("name", ["oracle", "vae"])
+@pytest.mark.parametrize("name", ["oracle", "features", "vae"])
 def test_a_warm_start_begins_where_the_saved_model_ended(name, tmp_path):
     """One step at a vanishing rate must give back what it started from; a cold start cannot."""
     still = replace(SMALL, train=TrainConfig(1, lr=1e-12, seed=1))
@@ -221,5 +241,5 @@ def test_a_warm_start_needs_a_model(tmp_path):
 
 
 def test_unknown_recipe(tmp_path):
-    with pytest.raises(ValueError, match="expected one of oracle, vae"):
+    with pytest.raises(ValueError, match="expected one of oracle, features, vae"):
         run("gan", SMALL, tmp_path)

@@ -1,0 +1,223 @@
+"""Training the first stage: the feature net under our LPIPS, the autoencoder, and its decoder alone.
+
+Each recipe returns the module to train, its loss, and how to save the averaged weights; `recipes` runs them. With
+`warm` the module starts from the weights in `out`, not from random ones.
+"""
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from tqdm.auto import tqdm
+
+from .autoencoder import TINY, Autoencoder
+from .painting import CLASSES, COLOURS
+from .perceptual import LPIPS, FeatureNet, PatchDiscriminator, adaptive_weight, adversarial_loss, hinge_loss
+from .scenes import GROUNDS, SKIES, WEATHERS, Scene, make_scene
+from .training import Profile, pick_batch, processes
+from .weights import load_autoencoder, read_tensors, save_module, write_tensors
+from .worlds import render, seeds_of, to_float
+
+# --- The feature net ------------------------------------------------------------------------------------------------
+
+class FeatureTeacher(nn.Module):
+    """What a feature net learns from: the class and, of things, the colour of every other pixel; sky, ground, weather.
+
+    Images (B, 3, H, W) -> logits of classes (B, 13, H/2, W/2) and of colours (B, 8, H/2, W/2), then of sky, ground and
+    weather, (B, 3), (B, 4), (B, 5).
+    """
+
+    def __init__(self, net: FeatureNet):
+        super().__init__()
+        self.net = net
+        width = sum(net.channels)
+        self.pixels = nn.Sequential(nn.Conv2d(width, 64, 1), nn.ReLU(), nn.Conv2d(64, len(CLASSES) + len(COLOURS), 1))
+        self.around = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, 12))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps, size = self.net(x), (x.shape[2] // 2, x.shape[3] // 2)
+        column = torch.cat([F.max_pool2d(maps[0], 2), *(F.interpolate(m, size) for m in maps[1:])], 1)
+        means = torch.cat([m.mean((2, 3)) for m in maps], 1)                              # (B, C)
+        return (*self.pixels(column).split((len(CLASSES), len(COLOURS)), 1),
+                *self.around(means).split((len(SKIES), len(GROUNDS), len(WEATHERS)), 1))
+
+
+def colours_of(scene: Scene) -> Tensor:
+    """The colour number of each class of a semantic map, int64 (13,); -1 where it has none, or things disagree."""
+    colours = {kind: {t.colour for t in scene.things if t.kind == kind} for kind in CLASSES}
+    return torch.tensor([list(COLOURS).index(*found) if len(found) == 1 else -1 for found in colours.values()])
+
+
+def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
+    """What a person hardly minds: up to 0.3 brighter or darker, contrast up to 20 % off, noise up to 0.15."""
+    shift, contrast, noise = torch.rand(3, len(images), 1, 1, 1, generator=generator).to(images)
+    rough = torch.randn(images.shape, generator=generator).to(images)
+    return images * (0.8 + 0.4 * contrast) + 0.6 * (shift - 0.5) + 0.15 * noise.square() * rough
+
+
+def features(profile: Profile, out: Path, device: torch.device, warm: bool):
+    """The feature net, on disturbed renders. It shares nothing with the oracle: what trains does not judge."""
+    images, maps = render("train", profile.scenes)
+    scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
+    colours = torch.stack([colours_of(scene) for scene in scenes])                        # (N, 13)
+    around = torch.tensor([[SKIES.index(s.sky), GROUNDS.index(s.ground), WEATHERS.index(s.weather)] for s in scenes])
+
+    def loss_fn(model: FeatureTeacher, generator: torch.Generator) -> dict[str, Tensor]:
+        pick = pick_batch(len(images), profile.batch, generator)
+        classes, colour, *answers = model(disturb(to_float(images[pick].to(device)), generator))
+        target = maps[pick, ::2, ::2].long()
+        painted = colours[pick].gather(1, target.flatten(1)).view_as(target).to(device)
+        right = around[pick].to(device).unbind(1)
+        return {"classes": F.cross_entropy(classes, target.to(device)),
+                "colours": 0.2 * F.cross_entropy(colour, painted, ignore_index=-1),
+                "around": 0.1 * sum(F.cross_entropy(a, r) for a, r in zip(answers, right))}
+
+    path = out / "model.safetensors"
+    return FeatureTeacher(FeatureNet.load(path) if warm else FeatureNet()), loss_fn, lambda model: model.net.save(path)
+
+
+# --- The autoencoder ------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each part of the autoencoder's loss counts; 0 leaves it out."""
+
+    l1: float = 1.0
+    l2: float = 2.0
+    perceptual: float = 0.5
+    kl: float = 3e-4                 # just strong enough to keep the latents tame
+    adversarial: float = 0.0         # times the adaptive weight
+    adversarial_start: int = 0       # steps before the discriminator is listened to; it learns from the first
+    discriminator: float = 0.01      # so small that clipping the gradient of all never means the discriminator's;
+                                     # Adam lets it learn as fast
+
+
+SHIPPED = LossWeights(adversarial=0.1, adversarial_start=600)    # what the autoencoder in data/ was trained with
+
+
+class FirstStage(nn.Module):
+    """An autoencoder and what judges it while it learns: LPIPS, and a discriminator that learns against it.
+
+    One optimizer serves both sides: the decoder's loss sees the discriminator's weights as constants, and the
+    discriminator's loss sees the decoded images as constants. Rombach et al. 2021, eq. 25; VQGAN, eq. 5 to 7.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, lpips: LPIPS | None = None, weights: LossWeights = LossWeights()):
+        super().__init__()
+        if weights.perceptual and lpips is None:
+            raise ValueError(f"lpips: got None, but its weight is {weights.perceptual}")
+        self.autoencoder, self.weights = autoencoder, weights
+        self.lpips = lpips if weights.perceptual else None
+        self.discriminator = PatchDiscriminator() if weights.adversarial else None
+        self.register_buffer("steps", torch.tensor(0))    # counted here, so that a resumed run knows where it is
+
+    def forward(self, x: Tensor, generator: torch.Generator, importance: Tensor | None = None) -> dict[str, Tensor]:
+        """The parts of the loss, to be summed, on images x (B, 3, H, W); other arguments as in `judge`."""
+        mean, logvar = self.autoencoder.encode(x)
+        noise = torch.randn(mean.shape, generator=generator, device=generator.device)
+        decoded = self.autoencoder.decode(mean + (0.5 * logvar).exp() * noise.to(mean))
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return self.judge(decoded, x, importance) | {"kl": self.weights.kl * kl}
+
+    def judge(self, decoded: Tensor, x: Tensor, importance: Tensor | None = None) -> dict[str, Tensor]:
+        """The parts that compare decoded images with the originals x, both (B, 3, H, W).
+
+        importance: (B, 1, H, W), how much each pixel counts in l1 and l2; by default all alike.
+        """
+        w, error = self.weights, decoded - x
+        importance = torch.ones_like(error) if importance is None else importance.expand_as(error)
+        importance = importance / importance.mean()
+        parts = {"l1": w.l1 * (importance * error.abs()).mean(), "l2": w.l2 * (importance * error.square()).mean()}
+        if w.perceptual:
+            parts["perceptual"] = w.perceptual * self.lpips(decoded, x).mean()
+        if w.adversarial:
+            parts |= self._adversarial(decoded, x, sum(parts.values()))
+        self.steps += self.training
+        return parts
+
+    def _adversarial(self, decoded: Tensor, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        judge = self.discriminator
+        parts = {"discriminator": self.weights.discriminator * hinge_loss(judge(x), judge(decoded.detach()))}
+        if self.steps >= self.weights.adversarial_start:
+            constants = {name: p.detach() for name, p in judge.named_parameters()}
+            fooled = adversarial_loss(functional_call(judge, constants, decoded))
+            listen = adaptive_weight(reconstruction, fooled, self.autoencoder.decoder.conv_out.weight)
+            parts["adversarial"] = self.weights.adversarial * listen * fooled
+        else:
+            parts["adversarial"] = torch.zeros((), device=x.device)    # every step logs the same columns
+        return parts
+
+
+def importance_of(maps: Tensor) -> Tensor:
+    """The pixels of things, a tenth of all and most of what is said, count four times: (B, H, W) -> (B, 1, H, W)."""
+    return 1 + 3 * (maps > CLASSES.index("sun or moon")).unsqueeze(1).float()
+
+
+def vae(profile: Profile, out: Path, device: torch.device, warm: bool):
+    """The autoencoder, with the full loss."""
+    images, maps = render("train", profile.scenes)
+
+    def loss_fn(model: FirstStage, generator: torch.Generator) -> dict[str, Tensor]:
+        pick = pick_batch(len(images), profile.batch, generator)
+        return model(to_float(images[pick].to(device)), generator, importance_of(maps[pick].to(device)))
+
+    def save(model: FirstStage) -> None:
+        autoencoder = model.autoencoder
+        with torch.no_grad():
+            sample = to_float(images[:2048].to(device))
+            std = torch.cat([autoencoder.encode(part)[0] for part in sample.split(256)]).std().item()
+        autoencoder.config = replace(autoencoder.config, scale=1 / std)  # what the diffusion model sees: unit variance
+        save_module(autoencoder, out / "vae", dtype=torch.float16)
+
+    autoencoder = load_autoencoder(out / "vae") if warm else Autoencoder(TINY)
+    return FirstStage(autoencoder, LPIPS.tiny(), SHIPPED), loss_fn, save
+
+
+def cached_latents(profile: Profile, encoder: Autoencoder, out: Path, device: torch.device) -> Tensor:
+    """Latents of the training scenes, float32 (N, 4, 8, 8), computed once: the U-Net never sees a pixel.
+
+    The file's name tells the encoder's weights and the number of scenes, so that a stale one is never used.
+    """
+    weights = b"".join(p.detach().half().cpu().numpy().tobytes() for p in encoder.encoder.parameters())
+    path = out.parent / "training" / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}-{profile.scenes}.safetensors"
+    if not path.exists() and processes()[0] == 0:
+        parts = []
+        for start in tqdm(range(0, profile.scenes, 100), desc="latents", unit="x100"):
+            with torch.no_grad():
+                images, _ = render("train", min(100, profile.scenes - start), start)
+                parts.append(encoder.to_latent(to_float(images.to(device))).cpu())
+        write_tensors(path, {"latents": torch.cat(parts)})
+    if dist.is_initialized():
+        dist.barrier()    # the others wait for the first
+    return read_tensors(path)["latents"]
+
+
+def decoder(profile: Profile, out: Path, device: torch.device, warm: bool):
+    """More training for the decoder of `out`/vae alone: the latents, and what has learned to draw in them, stay valid.
+
+    It always starts from that decoder, warm or not.
+    Stability AI's sd-vae-ft-mse improved Stable Diffusion v1's decoder in the same way. The latents get a little
+    noise, since those that a diffusion model draws are not perfect either.
+    """
+    autoencoder = load_autoencoder(out / "vae")
+    latents = cached_latents(profile, autoencoder.eval().to(device), out, device)
+    images, maps = render("train", profile.scenes)
+    autoencoder.encoder.requires_grad_(False)
+    autoencoder.quant_conv.requires_grad_(False)
+
+    def loss_fn(model: FirstStage, generator: torch.Generator) -> dict[str, Tensor]:
+        pick = pick_batch(len(images), profile.batch, generator)
+        z = latents[pick] + 0.05 * torch.randn(latents[pick].shape, generator=generator)
+        decoded = model.autoencoder.from_latent(z.to(device))
+        return model.judge(decoded, to_float(images[pick].to(device)), importance_of(maps[pick].to(device)))
+
+    def save(model: FirstStage) -> None:
+        save_module(model.autoencoder, out / "vae", dtype=torch.float16)
+
+    return FirstStage(autoencoder, LPIPS.tiny(), SHIPPED), loss_fn, save
