@@ -119,7 +119,8 @@ class Decoder(nn.Module):
 class Autoencoder(nn.Module):
     """Images to the Gaussian q(z | x) over latents, and latents back to images.
 
-    Raises ValueError for a tensor of the wrong rank or channels, or an image that f does not divide.
+    Raises ValueError for a tensor of the wrong rank or channels, an image that f does not divide, or pixels that are
+    not in [-1, 1] (`check_pixels`).
     """
 
     def __init__(self, config: AutoencoderConfig = AutoencoderConfig()):
@@ -138,6 +139,7 @@ class Autoencoder(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Image (B, 3, H, W) -> mean and log-variance of q(z | x), each (B, 4, H/f, W/f), before scaling."""
         _check_channels("image", x, self.config.image_channels)
+        check_pixels("image", x)
         height, width = x.shape[2:]
         if height % self.factor or width % self.factor:
             raise ValueError(f"image size {height} × {width}: both sides must be multiples of {self.factor}")
@@ -162,6 +164,50 @@ class Autoencoder(nn.Module):
         return self.decode(z / self.config.scale)
 
 
+class VectorQuantizer(nn.Module):
+    """The other way to keep latents tame: every latent pixel becomes the nearest of `size` learned vectors, the codes.
+
+    `codebook`: (size, channels). commitment: how much the latents are drawn to their codes, compared with the codes
+    to the latents. van den Oord et al. 2017 (VQ-VAE, arXiv:1711.00937), eq. 1 to 3; Esser et al. 2020 (VQGAN,
+    arXiv:2012.09841), eq. 2 and 4.
+    """
+
+    def __init__(self, size: int, channels: int = 4, commitment: float = 0.25):
+        super().__init__()
+        self.commitment = commitment
+        self.codebook = nn.Parameter(torch.empty(size, channels).uniform_(-1 / size, 1 / size))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latent (B, channels, h, w) -> the codes in its place (same shape), the loss (), their numbers (B, h, w).
+
+        Choosing has no gradient. The decoder's passes straight through, to z, as if nothing had been chosen; the
+        loss moves codes and latents towards each other. Raises ValueError for a latent of another rank or width.
+        """
+        _check_channels("latent", z, self.codebook.shape[1])
+        vectors = z.movedim(1, -1)                                                        # (B, h, w, channels)
+        with torch.no_grad():
+            numbers = torch.cdist(vectors.flatten(0, 2), self.codebook).argmin(1).view(vectors.shape[:3])
+        codes = self.codebook[numbers].movedim(-1, 1)                                     # (B, channels, h, w)
+        loss = F.mse_loss(codes, z.detach()) + self.commitment * F.mse_loss(z, codes.detach())
+        return z + (codes - z).detach(), loss, numbers
+
+
+def perplexity(numbers: Tensor, size: int) -> Tensor:
+    """How many of `size` codes are in use: e to the entropy of their shares, from 1 to `size`. Any shape -> ()."""
+    shares = torch.bincount(numbers.flatten(), minlength=size) / numbers.numel()
+    return torch.special.entr(shares).sum().exp()
+
+
 def _check_channels(name: str, x: Tensor, channels: int) -> None:
     if x.ndim != 4 or x.shape[1] != channels:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected (batch, {channels}, height, width)")
+
+
+def check_pixels(name: str, x: Tensor) -> None:
+    """Refuse, with ValueError, pixels that are clearly not in [-1, 1]: 0...255, or NaN.
+
+    Up to 2 passes, since what a decoder draws overshoots a little. Pixels in [0, 1] cannot be told from dim ones.
+    """
+    largest = x.detach().abs().amax() if x.numel() else 0.0
+    if not largest <= 2:
+        raise ValueError(f"{name} holds values up to {largest:.4g}, expected pixels in [-1, 1]; see worlds.to_float")

@@ -94,8 +94,7 @@ class LossWeights:
     kl: float = 3e-4                 # just strong enough to keep the latents tame
     adversarial: float = 0.0         # times the adaptive weight
     adversarial_start: int = 0       # steps before the discriminator is listened to; it learns from the first
-    discriminator: float = 0.01      # so small that clipping the gradient of all never means the discriminator's;
-                                     # Adam lets it learn as fast
+    discriminator: float = 0.01      # small, lest it fill the clipped gradient of both; Adam learns as fast
 
 
 SHIPPED = LossWeights(adversarial=0.1, adversarial_start=600)    # what the autoencoder in data/ was trained with

@@ -20,6 +20,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 from torch import Tensor
 
+from .loss_study import load_study, rebuild
 from .painting import CLASSES
 from .pipeline import LatentDiffusion
 from .worlds import TinyWorlds
@@ -226,6 +227,9 @@ def main(arguments: list[str] | None = None) -> None:
         originals = torch.stack([world[i].image for i in range(12)])
         rebuilt = ldm.decode(ldm.autoencoder.to_latent(originals))
     contact_sheet([*originals, *rebuilt], columns=12).save(args.out / "reconstructions.png", optimize=True)
+    rows = [originals, *(rebuild(autoencoder, originals) for autoencoder in load_study()[0].values())]
+    crops = [image[:, 22:54, 4:60] for row in rows for image in row[:6]]
+    contact_sheet(crops, columns=6, scale=3).save(args.out / "losses.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ CELLS = range(50, 71)  # of a chapter; the tour may be shorter
 SHOWN_IN = {
     "00": "draw_mushroom",
     "01": "Schedule linear_schedule scaled_linear_schedule cosine_schedule timesteps",
-    "02": """Step ddpm ddim timestep_embedding ResBlock Downsample Upsample
-             TrainConfig learning_rate ema_update train""",
-    "03": "AutoencoderConfig Bottleneck PixelAttention Encoder Decoder Autoencoder reconstruction_loss psnr",
+    "02": """Step ddpm ddim timestep_embedding ResBlock Downsample Upsample SmallUNet
+             TrainConfig learning_rate ema_update train l_simple little_scene little_world pixel_recipe""",
+    "03": """AutoencoderConfig Bottleneck PixelAttention Encoder Decoder Autoencoder VectorQuantizer perplexity
+             FeatureNet LPIPS layer_distance unit_features PatchDiscriminator hinge_loss adversarial_loss
+             adaptive_weight LossWeights FirstStage LeanAutoencoder spectrum sharpness psnr""",
     "04": "build_tokenizer TextConfig QuickGELU TextBlock TextTransformer",
     "05": """zero_init Attention FeedForward TransformerBlock SpatialTransformer
              UNetConfig Level DownBlock MidBlock UpBlock UNet""",
@@ -31,12 +33,17 @@ SHOWN_IN = {
 NOT_SHOWN = {
     "they paint the world, and the tour shows what they make and one of them": "painting landscape scenes worlds",
     "they are the notebooks' tools": "viz live claims",
-    "a run of hours is a command": "recipes",
+    "a run of hours is a command": """recipes FeatureTeacher colours_of disturb features vae decoder cached_latents
+        importance_of Profile pick_batch""",
+    "it refuses bad pictures": "check_pixels",
+    "VGG16 is loaded, and known elsewhere": "VGGFeatures",
+    "they repeat one run four times": "random_crops learn rebuild measure attributes_found load_study",
     "the judge is used, and taught by what it finds": "Seen Reading labels Oracle reading Score generate captions_of "
                                                       "evaluate",
     "they serve several processes, which no notebook has": "processes average_gradients",
     "they keep files and logs": """save_tokenizer save_module load_unet load_autoencoder load_text read_tensors
-        write_tensors replacing schedule_to_config Progress save_state load_state load_ema logged draw_losses""",
+        write_tensors replacing schedule_to_config Progress save_state load_state load_ema logged draw_losses
+        save_pixel_model load_pixel_model""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
