@@ -159,7 +159,8 @@ def contrast(profile: Profile, out: Path, device: torch.device, warm: bool):
     It left them at chance for 11,000 steps: a place word explains little of the noise, and only together with the word
     for a thing and the place of a pixel. Asked at noise levels where z_t itself still shows where the thing stands,
     the model learns to spoil its answer to a wrong caption instead; hence t >= 860. It starts from the weights in
-    `out` and predicts noise worse than it found it: let `text-to-image --warm` follow.
+    `out` and predicts noise worse than it found it: let `text-to-image --warm` follow. So far that loses most of what
+    was gained: the shipped model does not place things better than chance yet.
     """
     return text_to_image(profile, out, device, warm=True, place_words=0.1)
 

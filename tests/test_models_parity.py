@@ -322,3 +322,10 @@ def test_text_transformer_refuses(ids, message):
 def test_sizes_that_do_not_fit_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("images", [torch.full((1, 3, 16, 16), 255.0), torch.full((1, 3, 16, 16), torch.nan)])
+def test_autoencoder_refuses_pixels_out_of_range(images):
+    model = Autoencoder(AutoencoderConfig(channels=(8, 16), layers=1, groups=4))
+    with pytest.raises(ValueError, match=r"image holds values up to (255|nan), expected pixels in \[-1, 1\]"):
+        model.to_latent(images)
