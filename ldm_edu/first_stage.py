@@ -17,11 +17,12 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from .autoencoder import TINY, Autoencoder
+from .files import read_tensors, write_tensors
 from .painting import CLASSES, COLOURS
 from .perceptual import LPIPS, FeatureNet, PatchDiscriminator, adaptive_weight, adversarial_loss, hinge_loss
 from .scenes import GROUNDS, SKIES, WEATHERS, Scene, make_scene
 from .training import Profile, pick_batch, processes
-from .weights import load_autoencoder, read_tensors, save_module, write_tensors
+from .weights import load_autoencoder, save_module
 from .worlds import render, seeds_of, to_float
 
 # --- The feature net ------------------------------------------------------------------------------------------------

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import DATA
+from .files import load_weights, replacing, save_weights
 from .first_stage import FirstStage, LossWeights
 from .metrics import Oracle, psnr, score
 from .perceptual import LPIPS
 from .training import Progress, TrainConfig, pick_batch, train
-from .weights import read_tensors, replacing, write_tensors
 from .worlds import TinyWorlds, render, to_float
 
 BATCH, SIDE = 16, 32    # of the training crops: the pixels of 64 × 64 scenes at a quarter of the cost
@@ -145,17 +145,7 @@ def load_study(folder: Path = FOLDER) -> tuple[dict[str, LeanAutoencoder], dict[
     """The four autoencoders and the table that the command has stored, by name of the loss, in the order of LOSSES."""
     with open(folder / "table.csv", newline="") as file:
         table = {row.pop("loss"): {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)}
-    return {name: _load(folder / f"{i}.safetensors") for i, name in enumerate(table)}, table
-
-
-def _load(path: Path) -> LeanAutoencoder:
-    autoencoder = LeanAutoencoder()
-    autoencoder.load_state_dict({name: value.float() for name, value in read_tensors(path).items()})
-    return autoencoder.eval()
-
-
-def _save(autoencoder: nn.Module, path: Path) -> None:
-    write_tensors(path, {name: value.half() for name, value in autoencoder.state_dict().items()})
+    return {name: load_weights(LeanAutoencoder(), folder / f"{i}.safetensors") for i, name in enumerate(table)}, table
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -175,8 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for i, (name, weights) in enumerate(LOSSES.items()):
         *_, last = tqdm(learn(weights, images, config, lpips), name, total=args.steps, unit="step")
-        _save(last.ema.autoencoder, args.out / f"{i}.safetensors")
-        stored = _load(args.out / f"{i}.safetensors")    # what is shipped is judged, rounded to float16
+        save_weights(last.ema.autoencoder, args.out / f"{i}.safetensors")
+        stored = load_weights(LeanAutoencoder(), args.out / f"{i}.safetensors")    # what is shipped is judged, rounded to float16
         figures = measure(stored, originals, lpips) | {"oracle": attributes_found(stored, args.judged)}
         rows.append({"loss": name} | figures)
         print(" | ".join(f"{value:.3f}" if isinstance(value, float) else f"{value:24s}" for value in rows[-1].values()))

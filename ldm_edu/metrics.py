@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from . import DATA
 from .blocks import ResBlock
+from .files import load_weights, save_weights
 from .painting import COLOURS
 from .pipeline import LatentDiffusion
 from .scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Caption, Mention, Scene
-from .weights import read_tensors, write_tensors
 from .worlds import TinyWorlds, render, to_float
 
 ORACLE = DATA / "oracle" / "model.safetensors"
@@ -100,14 +100,12 @@ class Oracle(nn.Module):
 
     def save(self, path: Path = ORACLE) -> None:
         """Write the weights as float16 safetensors."""
-        write_tensors(path, {name: value.half() for name, value in self.state_dict().items()})
+        save_weights(self, path)
 
     @classmethod
     def load(cls, path: Path = ORACLE) -> Oracle:
         """The trained oracle. Raises FileNotFoundError or ValueError for a missing or damaged file."""
-        oracle = cls()
-        oracle.load_state_dict({name: value.float() for name, value in read_tensors(path).items()})
-        return oracle.eval()
+        return load_weights(cls(), path)
 
 
 def reading(answer: list[int]) -> Reading:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, vgg16
 
 from . import DATA
-from .weights import read_tensors, write_tensors
+from .files import load_weights, save_weights
 
 FEATURES = DATA / "features" / "model.safetensors"
 VGG_STAGES = (4, 9, 16, 23, 30)    # layers of torchvision's VGG16 up to relu1_2, 2_2, 3_3, 4_3 and 5_3
@@ -44,14 +44,12 @@ class FeatureNet(nn.Module):
 
     def save(self, path: Path = FEATURES) -> None:
         """Write the weights as float16 safetensors."""
-        write_tensors(path, {name: value.half() for name, value in self.state_dict().items()})
+        save_weights(self, path)
 
     @classmethod
     def load(cls, path: Path = FEATURES) -> FeatureNet:
         """The trained net. Raises FileNotFoundError or ValueError for a missing or damaged file."""
-        net = cls()
-        net.load_state_dict({name: value.float() for name, value in read_tensors(path).items()})
-        return net.eval()
+        return load_weights(cls(), path)
 
 
 class VGGFeatures(nn.Module):

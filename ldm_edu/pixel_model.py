@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from . import DATA
+from .files import load_weights, save_weights
 from .landscape import paint
 from .scenes import GROUNDS, SKIES, Scene, Thing
 from .schedule import Schedule, cosine_schedule
 from .training import LossFn, TrainConfig, load_ema, logged, pick_batch, train
 from .unet import SmallUNet
-from .weights import read_tensors, write_tensors
 from .worlds import to_tensor
 
 PIXELS = DATA / "pixels" / "model.safetensors"
@@ -65,20 +65,9 @@ def pixel_recipe(steps: int = STEPS, skips: bool = True) -> tuple[SmallUNet, Los
     return model, loss_fn, TrainConfig(steps, lr=4e-3, warmup=20)
 
 
-def save_pixel_model(model: SmallUNet, path: Path = PIXELS) -> None:
-    """Write the weights as float16 safetensors."""
-    write_tensors(path, {name: value.half() for name, value in model.state_dict().items()})
-
-
 def load_pixel_model(path: Path = PIXELS) -> SmallUNet:
-    """The trained model. Raises FileNotFoundError or ValueError for a missing or damaged file."""
-    tensors = read_tensors(path)
-    model = SmallUNet(cosine_schedule())
-    try:
-        model.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds another model: {error}") from error
-    return model.eval()
+    """The trained model. Raises FileNotFoundError or ValueError for a missing, damaged or foreign file."""
+    return load_weights(SmallUNet(cosine_schedule()), path)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     steps = train(model, loss_fn, config, folder / "state.safetensors", args.resume)
     for _ in logged(steps, folder / "log.csv", "pixels", config.steps):
         pass
-    save_pixel_model(load_ema(folder / "state.safetensors", model), args.out / "model.safetensors")
+    save_weights(load_ema(folder / "state.safetensors", model), args.out / PIXELS.name)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .weights import read_tensors, write_tensors
+from .files import read_tensors, write_tensors
 
 LossFn = Callable[[nn.Module, torch.Generator], dict[str, Tensor]]  # scalars by name; their sum is minimised
 

@@ -8,20 +8,17 @@ a source, every setting is one that we implement, or nothing is loaded.
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .clip import TextConfig, TextTransformer
+from .files import read_tensors, replacing, write_tensors
 from .unet import UNet, UNetConfig
 
 # (ours, theirs): whole parts of a dotted name; * is one part or a piece of one, the same on both sides.
@@ -218,38 +215,6 @@ def config_from_json(layout: Layout, found: dict, source: str | Path = "config.j
             wrong.append(f"{key} = {json.dumps(value)}, where we implement {json.dumps(known.get(key))} only")
     _refuse(source, wrong)
     return config
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """A safetensors file's tensors by name.
-
-    Raises FileNotFoundError if there is none, ValueError if it is damaged or cut short.
-    """
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}") from error
-
-
-def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file, whole or not at all: a killed run leaves the last good one."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as part:
-        save_file(tensors, part, metadata={"format": "pt"})    # transformers insists on the format
-        part.chmod(0o644)                                      # safetensors lets only its owner read it
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name to write to; on success it takes the place of `path`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> dict:

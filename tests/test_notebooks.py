@@ -43,7 +43,7 @@ NOT_SHOWN = {
     "they serve several processes, which no notebook has": "processes average_gradients",
     "they keep files and logs": """save_tokenizer save_module load_unet load_autoencoder load_text read_tensors
         write_tensors replacing schedule_to_config Progress save_state load_state load_ema logged draw_losses
-        save_pixel_model load_pixel_model""",
+        save_weights load_weights load_pixel_model""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from ldm_edu.files import save_weights, write_tensors
 from ldm_edu.pixel_model import (
     PIXELS,
     l_simple,
@@ -9,12 +10,10 @@ from ldm_edu.pixel_model import (
     load_pixel_model,
     main,
     pixel_recipe,
-    save_pixel_model,
 )
 from ldm_edu.samplers import ddpm
 from ldm_edu.schedule import cosine_schedule
 from ldm_edu.unet import SmallUNet
-from ldm_edu.weights import write_tensors
 
 SCHEDULE = cosine_schedule()
 CLOSE = 0.1  # root mean square; two different pictures of the world are at least 0.129 apart
@@ -112,7 +111,7 @@ def test_command_line(tmp_path):
     path = tmp_path / "a" / "pixels" / "model.safetensors"
     assert path.stat().st_size < 10**6
     model = load_pixel_model(path)
-    save_pixel_model(model, tmp_path / "again.safetensors")
+    save_weights(model, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     with pytest.raises(FileNotFoundError, match="state.safetensors"):
         main(["--steps", "3", "--out", str(tmp_path / "b" / "pixels"), "--resume"])
@@ -126,5 +125,5 @@ def test_a_missing_or_damaged_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model.safetensors is damaged or cut short"):
         load_pixel_model(path)
     write_tensors(path, SmallUNet(SCHEDULE, channels=(8, 16)).state_dict())
-    with pytest.raises(ValueError, match="model.safetensors holds another model"):
+    with pytest.raises(ValueError, match="model.safetensors holds another network"):
         load_pixel_model(path)

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch import nn
 
 from ldm_edu import recipes
+from ldm_edu.files import read_tensors
 from ldm_edu.recipes import PROFILES, Profile, run, state_folder
 from ldm_edu.training import TrainConfig, ema_update, learning_rate, train
-from ldm_edu.weights import read_tensors
 
 
 def tiny_problem():

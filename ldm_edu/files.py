@@ -1,0 +1,61 @@
+"""Tensors in safetensors files, written whole or not at all."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """A safetensors file's tensors by name.
+
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or cut short.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all: a killed run leaves the last good one."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"format": "pt"})    # transformers insists on the format
+        part.chmod(0o644)                                      # safetensors lets only its owner read it
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name to write to; on success it takes the place of `path`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_weights(module: nn.Module, path: str | Path) -> None:
+    """Write the weights of a small network of ours as float16; `weights.save_module` writes diffusers' folders."""
+    write_tensors(path, {name: value.half() for name, value in module.state_dict().items()})
+
+
+def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
+    """Put what `save_weights` wrote into `module`, as float32; returns it in eval mode.
+
+    Raises as `read_tensors` does, and ValueError for the weights of another network.
+    """
+    tensors = {name: value.float() for name, value in read_tensors(path).items()}
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds another network: {error}") from error
+    return module.eval()
