@@ -1,13 +1,20 @@
-"""The text transformer of CLIP (Radford et al. 2021): tau, which turns token ids into the U-Net's context."""
+"""CLIP (Radford et al. 2021, arXiv:2103.00020): a text and an image transformer that answer in one space.
+
+The text transformer's states are the U-Net's context, tau(y); so are, for a picture as the condition, the image
+transformer's.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .autoencoder import check_pixels
 from .blocks import Attention
 
 
@@ -34,6 +41,36 @@ class TextConfig:
 TINY = TextConfig(dim=128, layers=3, heads=4, mlp_dim=512, length=32)
 
 
+@dataclass(frozen=True)
+class ImageConfig:
+    """Sizes of an image transformer; the defaults are those of CLIP ViT-L/14.
+
+    Raises ValueError for a width that the heads do not divide, or a size that is no multiple of the patch.
+    """
+
+    image_size: int = 224        # pixels a side: one position for each patch, none beyond
+    patch_size: int = 14
+    channels: int = 3            # of a picture; a semantic map has one for each class
+    dim: int = 1024
+    layers: int = 24
+    heads: int = 16
+    mlp_dim: int = 4096
+
+    def __post_init__(self):
+        if self.dim % self.heads:
+            raise ValueError(f"dim={self.dim} must be a multiple of heads={self.heads}")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}")
+
+    @property
+    def patches(self) -> int:
+        """How many patches a picture has."""
+        return (self.image_size // self.patch_size)**2
+
+
+TINY_IMAGE = ImageConfig(image_size=64, patch_size=8, dim=128, layers=4, heads=4, mlp_dim=512)
+
+
 class QuickGELU(nn.Module):
     """x · sigmoid(1.702 x), CLIP's cheap stand-in for GELU."""
 
@@ -41,19 +78,30 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-class TextBlock(nn.Module):
-    """Causal self-attention and an MLP, each on a normed copy and added back. (B, N, dim) -> (B, N, dim)."""
+class ClipBlock(nn.Module):
+    """Self-attention and an MLP, each on a normed copy and added back. (B, N, dim) -> (B, N, dim).
 
-    def __init__(self, config: TextConfig):
+    Both transformers are made of it; the text's is `causal`: no word looks at a later one.
+    """
+
+    def __init__(self, config: TextConfig | ImageConfig, causal: bool):
         super().__init__()
         dim = config.dim
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn = Attention(dim, config.heads, bias=True, causal=True)
+        self.attn = Attention(dim, config.heads, bias=True, causal=causal)
         self.mlp = nn.Sequential(OrderedDict(
             fc1=nn.Linear(dim, config.mlp_dim), act=QuickGELU(), fc2=nn.Linear(config.mlp_dim, dim)))
+        self._init_weights(branches=2 * config.layers)
+
+    def _init_weights(self, branches: int) -> None:
+        """Weights that keep a token's variance; smaller at branch ends, so that all branches add up to one."""
+        for linear in (self.attn.to_q, self.attn.to_k, self.attn.to_v, self.mlp.fc1):
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+        for linear in (self.attn.to_out, self.mlp.fc2):
+            nn.init.normal_(linear.weight, std=(linear.in_features * branches)**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))    # words look at the words before them
+        x = x + self.attn(self.norm1(x))    # tokens look at tokens
         return x + self.mlp(self.norm2(x))
 
 
@@ -65,24 +113,12 @@ class TextTransformer(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.dim)
         self.position_embedding = nn.Embedding(config.length, config.dim)
-        self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(ClipBlock(config, causal=True) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.dim)
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        """Weights that keep a token's variance; smaller at branch ends, so that all branches add up to one.
-
-        Tokens start with unit variance, not with CLIP's 0.02: beside the branches such small ones are lost, the
-        states of all words look alike, and what reads them learns next to nothing for thousands of steps.
-        """
-        dim, branches = self.config.dim, 2 * self.config.layers
+        # Tokens start with unit variance, not with CLIP's 0.02: beside the branches such small ones are lost, the
+        # states of all words look alike, and what reads them learns next to nothing for thousands of steps.
         nn.init.normal_(self.token_embedding.weight, std=1.0)
         nn.init.normal_(self.position_embedding.weight, std=0.5)
-        for block in self.blocks:
-            for linear in (block.attn.to_q, block.attn.to_k, block.attn.to_v, block.mlp.fc1):
-                nn.init.normal_(linear.weight, std=dim**-0.5)
-            for linear in (block.attn.to_out, block.mlp.fc2):
-                nn.init.normal_(linear.weight, std=(linear.in_features * branches)**-0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids: (B, N), int64, N <= length, padding included -> states (B, N, dim) after the final norm.
@@ -99,3 +135,77 @@ class TextTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.final_norm(x)
+
+    def pooled(self, states: Tensor, ids: Tensor) -> Tensor:
+        """The state of the first end token, which has seen the whole text: (B, N, dim), (B, N) -> (B, dim)."""
+        end = (ids == self.config.end_id).int().argmax(1)                                 # (B,)
+        return states[torch.arange(len(ids)), end]
+
+
+class ImageTransformer(nn.Module):
+    """Image -> one state for the whole and one per patch (Dosovitskiy et al. 2020, arXiv:2010.11929)."""
+
+    def __init__(self, config: ImageConfig = ImageConfig()):
+        super().__init__()
+        self.config = config
+        dim, patch = config.dim, config.patch_size
+        self.class_embedding = nn.Parameter(torch.randn(dim))
+        self.patch_embedding = nn.Conv2d(config.channels, dim, patch, stride=patch, bias=False)
+        self.position_embedding = nn.Embedding(1 + config.patches, dim)
+        self.pre_norm, self.post_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(ClipBlock(config, causal=False) for _ in range(config.layers))
+        nn.init.normal_(self.position_embedding.weight, std=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, S, S), pixels in [-1, 1] -> states (B, 1 + patches, dim), row by row after the class token's.
+
+        All are normed, as `pooled` of them is in CLIP. Raises ValueError for images of another size.
+        (CLIP itself wants pixels normalised by the mean and deviation of its own data.)
+        """
+        channels, size = self.config.channels, self.config.image_size
+        if x.ndim != 4 or x.shape[1:] != (channels, size, size):
+            raise ValueError(f"images: got shape {tuple(x.shape)}, expected (batch, {channels}, {size}, {size})")
+        check_pixels("images", x)
+        patches = self.patch_embedding(x).flatten(2).transpose(1, 2)                      # (B, patches, dim)
+        whole = self.class_embedding.expand(len(x), 1, -1)
+        h = torch.cat([whole, patches], 1) + self.position_embedding.weight               # (B, 1 + patches, dim)
+        h = self.pre_norm(h)
+        for block in self.blocks:
+            h = block(h)
+        return self.post_norm(h)
+
+
+class CLIP(nn.Module):
+    """Texts and images as unit vectors in one space: what belongs together lies close together.
+
+    logit_scale: log of 1 / temperature, learned, never more than log 100 in use.
+    """
+
+    def __init__(self, text: TextTransformer, image: ImageTransformer, width: int = 512):
+        super().__init__()
+        self.text, self.image = text, image
+        self.text_projection = nn.Linear(text.config.dim, width, bias=False)
+        self.visual_projection = nn.Linear(image.config.dim, width, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def embed_texts(self, ids: Tensor) -> Tensor:
+        """Token ids (B, N) -> unit vectors (B, width)."""
+        return F.normalize(self.text_projection(self.text.pooled(self.text(ids), ids)), dim=-1)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) -> unit vectors (B, width)."""
+        return F.normalize(self.visual_projection(self.image(images)[:, 0]), dim=-1)
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    """Which of B texts belongs to an image, and which of B images to a text: two guesses among B.
+
+    images, texts: unit vectors (B, D), pair by pair; logit_scale: () -> (). Radford et al. 2021, figure 3.
+    Raises ValueError for another shape, for unequal batches and for empty ones.
+    """
+    if images.ndim != 2 or images.shape != texts.shape or not len(images):
+        raise ValueError(f"images, texts: got shapes {tuple(images.shape)} and {tuple(texts.shape)}, expected twice "
+                         "(batch, width), a batch of at least 1")
+    logits = logit_scale.exp().clamp(max=100) * images @ texts.T                          # (B, B)
+    right = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2

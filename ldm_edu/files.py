@@ -1,6 +1,7 @@
-"""Tensors in safetensors files, written whole or not at all."""
+"""Tensors in safetensors files and settings in JSON, written whole or not at all."""
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,3 +60,17 @@ def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
     except RuntimeError as error:
         raise ValueError(f"{path} holds another network: {error}") from error
     return module.eval()
+
+
+def read_json(path: str | Path) -> dict:
+    """A JSON file's object. Raises FileNotFoundError, or ValueError if it is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def write_json(path: str | Path, value: dict) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -179,19 +179,18 @@ def vae(profile: Profile, out: Path, device: torch.device, warm: bool):
     return FirstStage(autoencoder, LPIPS.tiny(), SHIPPED), loss_fn, save
 
 
-def cached_latents(profile: Profile, encoder: Autoencoder, out: Path, device: torch.device) -> Tensor:
-    """Latents of the training scenes, float32 (N, 4, 8, 8), computed once: the U-Net never sees a pixel.
+def cached_latents(images: Tensor, encoder: Autoencoder, out: Path, device: torch.device) -> Tensor:
+    """Latents of the training scenes, uint8 (N, 3, 64, 64) -> float32 (N, 4, 8, 8), computed once: the U-Net never sees
+    a pixel.
 
     The file's name tells the encoder's weights and the number of scenes, so that a stale one is never used.
     """
     weights = b"".join(p.detach().half().cpu().numpy().tobytes() for p in encoder.encoder.parameters())
-    path = out.parent / "training" / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}-{profile.scenes}.safetensors"
+    path = out.parent / "training" / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}-{len(images)}.safetensors"
     if not path.exists() and processes()[0] == 0:
-        parts = []
-        for start in tqdm(range(0, profile.scenes, 100), desc="latents", unit="x100"):
-            with torch.no_grad():
-                images, _ = render("train", min(100, profile.scenes - start), start)
-                parts.append(encoder.to_latent(to_float(images.to(device))).cpu())
+        with torch.no_grad():
+            parts = [encoder.to_latent(to_float(part.to(device))).cpu()
+                     for part in tqdm(images.split(100), desc="latents", unit="x100")]
         write_tensors(path, {"latents": torch.cat(parts)})
     if dist.is_initialized():
         dist.barrier()    # the others wait for the first
@@ -206,8 +205,8 @@ def decoder(profile: Profile, out: Path, device: torch.device, warm: bool):
     noise, since those that a diffusion model draws are not perfect either.
     """
     autoencoder = load_autoencoder(out / "vae")
-    latents = cached_latents(profile, autoencoder.eval().to(device), out, device)
     images, maps = render("train", profile.scenes)
+    latents = cached_latents(images, autoencoder.eval().to(device), out, device)
     autoencoder.encoder.requires_grad_(False)
     autoencoder.quant_conv.requires_grad_(False)
 

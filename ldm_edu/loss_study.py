@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     for i, (name, weights) in enumerate(LOSSES.items()):
         *_, last = tqdm(learn(weights, images, config, lpips), name, total=args.steps, unit="step")
         save_weights(last.ema.autoencoder, args.out / f"{i}.safetensors")
-        stored = load_weights(LeanAutoencoder(), args.out / f"{i}.safetensors")    # what is shipped is judged, rounded to float16
+        stored = load_weights(LeanAutoencoder(), args.out / f"{i}.safetensors")    # judged as shipped, in float16
         figures = measure(stored, originals, lpips) | {"oracle": attributes_found(stored, args.judged)}
         rows.append({"loss": name} | figures)
         print(" | ".join(f"{value:.3f}" if isinstance(value, float) else f"{value:24s}" for value in rows[-1].values()))

@@ -21,7 +21,8 @@ from .blocks import ResBlock
 from .files import load_weights, save_weights
 from .painting import COLOURS
 from .pipeline import LatentDiffusion
-from .scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Caption, Mention, Scene
+from .scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Caption, Mention, Scene, make_scene
+from .segmenter import Segmenter, mean_iou
 from .worlds import TinyWorlds, render, to_float
 
 ORACLE = DATA / "oracle" / "model.safetensors"
@@ -188,11 +189,15 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 # --- The table of the model card ------------------------------------------------------------------------------------
 
-def generate(ldm: LatentDiffusion, prompts: list[str], steps: int = 30, guidance: float = GUIDANCE, seed: int = 0,
-             batch: int = 64) -> Tensor:
-    """One picture per prompt, (B, 3, 64, 64) in [-1, 1]; batch k of prompts is drawn with seed + k."""
-    parts = range(0, len(prompts), batch)
-    return torch.cat([ldm.text_to_image(prompts[i:i + batch], steps, guidance, seed + k).cpu()
+def generate(ldm: LatentDiffusion, conditions: list[str] | Tensor, steps: int = 30, guidance: float = GUIDANCE,
+             seed: int = 0, batch: int = 64, task: str = "text_to_image") -> Tensor:
+    """One picture per condition, (B, 3, 64, 64) in [-1, 1]; batch k of them is drawn with seed + k.
+
+    task: the method of `ldm` that draws them: "text_to_image" from prompts, "variations" from pictures, "map_to_image"
+    from semantic maps.
+    """
+    parts = range(0, len(conditions), batch)
+    return torch.cat([getattr(ldm, task)(conditions[i:i + batch], steps=steps, guidance=guidance, seed=seed + k).cpu()
                       for k, i in enumerate(tqdm(parts, desc="sampling", leave=False))])
 
 
@@ -204,11 +209,21 @@ def captions_of(split: str, count: int) -> list[Caption]:
     return list(itertools.islice(captions, count))
 
 
+def everything(scene: Scene) -> Caption:
+    """All that a caption can say of a scene, but for counts and relations; without a text."""
+    mentions = tuple(Mention(t.kind, t.colour, t.size, t.place) for t in scene.things)
+    return Caption("", scene.sky, scene.ground, scene.weather, mentions)
+
+
 def evaluate(ldm: LatentDiffusion, oracle: Oracle, count: int = 512, steps: int = 30,
              guidance: float = GUIDANCE, seed: int = 0) -> dict[str, float]:
-    """The figures of the model card on `count` validation scenes and prompts, by name; shares are 0…1."""
+    """The figures of the model card on `count` validation scenes and prompts, by name; shares are 0…1.
+
+    Conditions that the model does not have are left out.
+    """
     dataset = TinyWorlds("validation", count)
-    images = to_float(render("validation", count)[0])
+    images, maps = render("validation", count)
+    images = to_float(images)
     captions = [dataset.caption(i) for i in range(count)]
     with torch.no_grad():
         rebuilt = torch.cat([ldm.decode(ldm.autoencoder.to_latent(part)) for part in images.split(64)])
@@ -221,6 +236,16 @@ def evaluate(ldm: LatentDiffusion, oracle: Oracle, count: int = 512, steps: int 
         result = score(captions, oracle.read(generate(ldm, [c.text for c in captions], steps, guidance, seed)))
         table |= {f"{split}: caption accuracy": result.accuracy, f"{split}: all right": result.all_right}
         table |= {f"{split}: {name} ({stated})": found / stated for name, (found, stated) in result.by_name.items()}
+    if ldm.image_encoder is not None:
+        shown = [everything(make_scene(seed)) for seed in dataset.seeds]
+        for name, pictures in (("renders", images), ("pictures", generate(ldm, images, steps, 2.0, seed,
+                                                                          task="variations"))):
+            table[f"image as condition: attributes kept, {name}"] = score(shown, oracle.read(pictures)).accuracy
+    if ldm.map_encoder is not None:
+        segmenter = Segmenter.load()
+        for name, pictures in (("renders", images), ("pictures", generate(ldm, maps, steps, 2.0, seed,
+                                                                          task="map_to_image"))):
+            table[f"map as condition: mean IoU, {name}"] = mean_iou(segmenter.read(pictures), maps.long())
     return table
 
 

@@ -4,7 +4,7 @@ A scene is a sky, a ground, some weather and one to three things; every caption 
 states, so that a picture can be checked against its prompt (`metrics.py`).
 """
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .painting import COLOURS, PAINTERS
@@ -91,6 +91,46 @@ def _stand(rng: random.Random, kind: str, colour: str, size: str, place: str, fr
     return Thing(kind, colour, size, place, front, x, y, scale)
 
 
+def sibling(scene: Scene, rng: random.Random) -> Scene:
+    """The same scene but for one thing that a caption can say: where things stand, a colour, kind, size, a thing more
+    or less, sky, ground or weather. Places and colours, whose words need to be bound to a thing, come most often.
+    """
+    while True:
+        things = [(t.kind, t.colour, t.size, t.place, t.front) for t in scene.things]
+        around = {"sky": scene.sky, "ground": scene.ground, "weather": scene.weather}
+        i = rng.randrange(len(things))
+        kind, colour, size, place, front = things[i]
+        paired = sum(t[3] == place for t in things) > 1    # one stands before the other: their sizes are given
+        change = rng.choice(("places", "places", "places", "colours", "colour", "kind", "size", "number", "around"))
+        if change == "places":
+            moved = dict(zip(PLACES, rng.sample(list(PLACES), 3)))
+            things = [(k, c, s, moved[p], f) for k, c, s, p, f in things]
+        elif change == "colours":
+            colours = [t[1] for t in things]
+            things = [(t[0], c, *t[2:]) for t, c in zip(things, colours[1:] + colours[:1])]
+        elif change == "colour":
+            things[i] = (kind, rng.choice(list(COLOURS)), size, place, front)
+        elif change == "kind":
+            things[i] = (rng.choice(KINDS), colour, size, place, front)
+        elif change == "size" and not paired:
+            things[i] = (kind, colour, rng.choice(list(SIZES)), place, front)
+        elif change == "number" and not paired:
+            free = sorted(set(PLACES) - {t[3] for t in things})
+            if len(things) < 3 and free and rng.random() < 0.5:
+                things.append((kind, colour, size, rng.choice(free), False))
+            elif len(things) > 1:
+                del things[i]
+        elif change == "around":
+            name, values = rng.choice((("sky", SKIES), ("ground", GROUNDS), ("weather", WEATHERS)))
+            around[name] = rng.choice(values)
+        told = {t[:4] for t in things} != {(t.kind, t.colour, t.size, t.place) for t in scene.things}
+        told |= len(things) != len(scene.things) or any(getattr(scene, name) != said for name, said in around.items())
+        rainbow_at_night = (around["sky"], around["weather"]) == ("night", "rainbow")
+        if told and not rainbow_at_night and not any(t[:2] in HELD_OUT for t in things):
+            placed = sorted((_stand(rng, *t) for t in things), key=lambda thing: (thing.front, -thing.y))
+            return replace(scene, **around, things=tuple(placed))
+
+
 # --- Captions -------------------------------------------------------------------------------------------------------
 
 def plural(kind: str) -> str:
@@ -134,7 +174,8 @@ class Caption(NamedTuple):
     relation: str | None = None
 
 
-def _phrase(mention: Mention, rng: random.Random) -> str:
+def phrase(mention: Mention, rng: random.Random) -> str:
+    """A mention in words."""
     kind, number = (plural(mention.kind), NUMBERS[mention.count]) if mention.count > 1 else (mention.kind, "a")
     words = [rng.choice(SAID[mention.size])] if mention.size else []
     words += [mention.colour] if mention.colour else []
@@ -180,7 +221,7 @@ def make_caption(scene: Scene, rng: random.Random) -> Caption:
     if not mentions and not any(said.values()):
         said["sky"] = scene.sky
     while True:
-        phrases = [_phrase(mention, rng) for mention in mentions]
+        phrases = [phrase(mention, rng) for mention in mentions]
         if relation:
             phrases[:2] = [f"{phrases[0]} {relation} {phrases[1]}"]
         body = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}" if phrases else ""
@@ -198,16 +239,6 @@ def make_caption(scene: Scene, rng: random.Random) -> Caption:
             mentions[index] = longest._replace(place=None) if longest.place else longest._replace(size=None)
         else:
             said["weather"] = None
-
-
-def misplaced(text: str, rng: random.Random) -> str | None:
-    """A caption with the first place it names changed into another one, both as likely; None if it names none."""
-    named = [(text.index(phrase), place, phrase) for place in PLACES for phrase in SAID[place] if phrase in text]
-    if not named:
-        return None
-    at, place, phrase = min(named)
-    elsewhere = rng.choice(SAID[rng.choice([other for other in PLACES if other != place])])
-    return text[:at] + elsewhere + text[at + len(phrase):]
 
 
 def vocabulary() -> list[str]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from .loss_study import load_study, rebuild
 from .painting import CLASSES
 from .pipeline import LatentDiffusion
-from .worlds import TinyWorlds
+from .worlds import Example, TinyWorlds
 
 # Okabe & Ito 2008: colours that the colour-blind tell apart.
 ORANGE, SKY_BLUE, GREEN, YELLOW, BLUE, VERMILION, PINK = (
@@ -211,6 +211,25 @@ def contact_sheet(images: Sequence[Tensor], columns: int = 8, scale: int = 2, ga
     return Image.fromarray(sheet)
 
 
+def draw_conditions(ldm: LatentDiffusion, examples: Sequence[Example]) -> Figure:
+    """Three ways to ask for a scene, and what is drawn: one column an example, which must have a semantic map."""
+    images, maps = (torch.stack([getattr(e, name) for e in examples]) for name in ("image", "semantic_map"))
+    rows = {"a scene": images, "told its caption": ldm.text_to_image([e.text for e in examples]),
+            "shown its picture": ldm.variations(images),
+            "its semantic map": maps, "given that map": ldm.map_to_image(maps)}
+    figure, axes = plt.subplots(len(rows), len(examples), figsize=(1.75 * len(examples), 1.75 * len(rows)), dpi=80,
+                                layout="constrained", squeeze=False)
+    for line, (name, pictures) in zip(axes, rows.items()):
+        for axis, picture in zip(line, pictures):
+            show_map(picture, axis) if picture.ndim == 2 else axis.imshow(to_pil(picture, 3))
+            axis.set(xticks=[], yticks=[])
+        line[0].axis("on")
+        line[0].set_ylabel(name, fontsize=10)
+    for axis, example in zip(axes[0], examples):
+        axis.set_title(textwrap.fill(example.text, 27), fontsize=7)
+    return figure
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line: the README's figures."""
     parser = argparse.ArgumentParser(prog="python -m ldm_edu.viz", description=__doc__)
@@ -222,6 +241,8 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = ldm.text_to_image(list(GALLERY), seed=0)
     grid(pictures, GALLERY, columns=4, size=2.2).savefig(args.out / "gallery.png")
     world = TinyWorlds("validation", 48)
+    if ldm.image_encoder is not None and ldm.map_encoder is not None:
+        draw_conditions(ldm, [world[i] for i in range(6)]).savefig(args.out / "conditions.png")
     contact_sheet([world[i].image for i in range(48)], columns=12).save(args.out / "world.png", optimize=True)
     with torch.no_grad():
         originals = torch.stack([world[i].image for i in range(12)])

@@ -75,8 +75,10 @@ def render(split: str, count: int, start: int = 0, size: tuple[int, int] = (64, 
 
     Returns images, uint8 (count, 3, H, W), and semantic maps, uint8 (count, H, W), classes as in `painting.CLASSES`.
     """
-    images, maps = zip(*(paint(make_scene(seed), *size) for seed in seeds_of(split, count, start)))
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(np.stack(maps))
+    images, maps = np.empty((count, *size, 3), np.uint8), np.empty((count, *size), np.uint8)
+    for i, seed in enumerate(seeds_of(split, count, start)):
+        images[i], maps[i] = paint(make_scene(seed), *size)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(maps)
 
 
 class CaptionedImages(Dataset):

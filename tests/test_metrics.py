@@ -1,9 +1,25 @@
 """The judge is judged: facts against hand-made readings, scores against truth, the oracle against fresh renders."""
+import random
+
 import pytest
 import torch
 
-from ldm_edu.metrics import HEADS, NOTHING, ORACLE, Oracle, Reading, Seen, facts, labels, psnr, reading, score
-from ldm_edu.scenes import Caption, Mention, make_scene
+from ldm_edu.metrics import (
+    HEADS,
+    NOTHING,
+    ORACLE,
+    Oracle,
+    Reading,
+    Seen,
+    everything,
+    facts,
+    labels,
+    psnr,
+    reading,
+    score,
+)
+from ldm_edu.scenes import Caption, Mention, make_scene, sibling
+from ldm_edu.segmenter import SEGMENTER, Segmenter, mean_iou
 from ldm_edu.worlds import TinyWorlds, render, seeds_of, to_float
 
 RED_BOAT = Seen("boat", "red", "big", "left", False)
@@ -28,6 +44,18 @@ def test_true_captions_of_true_readings_are_all_right():
     result = score([dataset.caption(i) for i in range(400)],
                    [reading(labels(make_scene(seed)).tolist()) for seed in dataset.seeds])
     assert result.accuracy == result.all_right == 1
+
+
+def test_everything_is_true_of_its_scene_and_not_of_a_sibling():
+    """A scene serves as its own perfect reading. A sibling differs in what a caption can say, so not all is true of it,
+    unless it has all of the scene's things and more."""
+    for seed in range(500):
+        scene = make_scene(seed)
+        other = sibling(scene, random.Random(seed))
+        stated = facts(everything(scene), scene)
+        assert len(stated) == 3 + 4 * len(scene.things) and all(ok for _, ok in stated)
+        told = [ok for _, ok in facts(everything(scene), other)]
+        assert not all(told) or len(other.things) > len(scene.things)
 
 
 @pytest.mark.parametrize("caption, right, stated", [
@@ -103,3 +131,13 @@ def test_oracle_is_at_chance_on_shuffled_captions():
     sky = judged.by_name["sky"]
     assert abs(sky[0] / sky[1] - 1 / 3) < 0.1
     assert score(captions, seen).accuracy > 0.98
+
+
+@pytest.mark.skipif(not SEGMENTER.exists(), reason="no trained segmenter in data/")
+def test_segmenter_reads_fresh_renders():
+    """On scenes it was not trained on; held against other scenes' maps it must be far lower."""
+    images, maps = render("validation", 200, start=50_000)
+    found = Segmenter.load().read(to_float(images))
+    right, shuffled = mean_iou(found, maps.long()), mean_iou(found, maps.roll(1, 0).long())
+    print(f"segmenter: mean IoU {right:.3f} with its own maps, {shuffled:.3f} with others'")
+    assert right > 0.9 and shuffled < 0.35

@@ -28,10 +28,11 @@ from reference import (
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from ldm_edu import pipeline, samplers
+from ldm_edu import folders, pipeline, samplers
 from ldm_edu.clip import TextConfig, TextTransformer
 from ldm_edu.conditioning import TextEncoder, build_tokenizer, guided, save_tokenizer
-from ldm_edu.pipeline import LatentDiffusion, schedule_from_config, schedule_to_config
+from ldm_edu.folders import schedule_from_config, schedule_to_config
+from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.schedule import Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule
 
 TINY_WORLDS = Path(__file__).parent.parent / "data" / "tiny-worlds"
@@ -192,11 +193,11 @@ def test_saving_again_keeps_what_else_is_there(tmp_path):
     _, mine = pair("tiny")
     mine.save_pretrained(tmp_path / "model")
     (tmp_path / "model/README.md").write_text("card")
-    (tmp_path / "model/image_encoder").mkdir()
-    (tmp_path / "model/image_encoder/config.json").write_text("{}")
+    (tmp_path / "model/safety_checker").mkdir()
+    (tmp_path / "model/safety_checker/config.json").write_text("{}")
     mine.save_pretrained(tmp_path / "model")
     assert (tmp_path / "model/README.md").read_text() == "card"
-    assert (tmp_path / "model/image_encoder/config.json").exists()
+    assert (tmp_path / "model/safety_checker/config.json").exists()
     assert os.listdir(tmp_path) == ["model"]
     LatentDiffusion.from_pretrained(tmp_path / "model")
 
@@ -221,7 +222,7 @@ def test_a_killed_save_loses_nothing(killed_at, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if killed_at == "weights":
-            patch.setattr(pipeline, "save_tokenizer", dying_save)
+            patch.setattr(folders, "save_tokenizer", dying_save)
         else:
             patch.setattr(os, "replace", dying_move)
         mine.save_pretrained(folder)
@@ -232,7 +233,7 @@ def test_a_killed_save_loses_nothing(killed_at, tmp_path, monkeypatch):
 
 def test_the_shipped_checkpoint_draws_the_same_in_diffusers(capsys):
     if not TINY_WORLDS.is_dir():
-        pytest.skip(f"{TINY_WORLDS} is not there: python -m ldm_edu.recipes text-to-image makes it")
+        pytest.skip(f"{TINY_WORLDS} is not there: python -m ldm_edu.recipes ldm makes it")
     prompts = ["a big red house on the left, at night, on the snow", "a small yellow boat at sunset"]
     mine = LatentDiffusion.from_pretrained(TINY_WORLDS)
     found = mine.text_to_image(prompts, steps=30, guidance=4.0, seed=0)
@@ -305,7 +306,7 @@ def test_a_scheduler_of_another_length_than_its_betas_is_named():
     (dict(prompt=7), "prompt: got 7"),
     (dict(prompt="a big house " * 12), "prompt: got 38 tokens, expected at most 32, start and end included; "
                                        "'a big house a big house' would be cut from"),
-    (dict(negative_prompt=["a", "the"]), "negative_prompt: got 2, expected 1 or one for each of 1 prompts"),
+    (dict(negative_prompt=["a", "the"]), "negative_prompt: got 2, expected 1 or as many as conditions, 1"),
     (dict(negative_prompt=None), "negative_prompt: got None"),
     (dict(steps=0), "steps: got 0, expected an integer from 1 to 1000"),
     (dict(steps=1001), "steps: got 1001"),
@@ -333,7 +334,7 @@ def test_bad_arguments_are_named_before_any_work(options, message, monkeypatch):
 def test_a_folder_that_is_not_there_is_named_without_asking_the_hub(folder, monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "snapshot_download", lambda *args, **options: pytest.fail("asked the hub"))
+    monkeypatch.setattr(folders, "snapshot_download", lambda *args, **options: pytest.fail("asked the hub"))
     expected = f"folder: {Path(folder)} does not exist; expected in it: model_index.json, unet/config.json"
     with pytest.raises(FileNotFoundError, match=expected):
         LatentDiffusion.from_pretrained(folder)
@@ -355,7 +356,7 @@ def test_a_hub_download_is_opened(monkeypatch, tmp_path):
         asked.append((name, "unet/diffusion_pytorch_model.safetensors" in allow_patterns))
         return str(tmp_path / "snapshot")
 
-    monkeypatch.setattr(pipeline, "snapshot_download", download)
+    monkeypatch.setattr(folders, "snapshot_download", download)
     LatentDiffusion.from_pretrained("some-one/model")
     assert asked == [("some-one/model", True)]
 
@@ -482,7 +483,7 @@ def test_guidance_by_hand():
     (float("-inf"), torch.zeros(1, 5, 6), "scale: got -inf"),
     (2.0, None, r"uncond: got None, expected \(2, 5, 6\) like cond, or a batch of 1"),
     (2.0, torch.zeros(3, 5, 6), r"uncond: got \(3, 5, 6\)"),
-    (2.0, torch.zeros(1, 4, 6), r"uncond: got \(1, 4, 6\)"),
+    (2.0, torch.zeros(1, 5, 7), r"uncond: got \(1, 5, 7\)"),
 ])
 def test_bad_guidance_is_named(scale, uncond, message):
     with pytest.raises(ValueError, match=message):

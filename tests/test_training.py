@@ -1,7 +1,5 @@
 """The training loop: a killed and resumed run equals an unbroken one, and bad losses cost nothing."""
-import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -179,36 +177,28 @@ def test_a_finished_run_can_be_saved_again(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_text_to_image_recipe_makes_a_folder_that_opens(tmp_path):
+def test_ldm_recipe_makes_a_folder_that_opens(tmp_path):
+    """All three conditions; CLIP's transformers arrive unchanged; a warm start begins where the saved one ended."""
     from ldm_edu.pipeline import LatentDiffusion
 
+    run("clip", SMALL, tmp_path / "clip")
     run("vae", SMALL, tmp_path / "model")
     run("decoder", SMALL, tmp_path / "model")
-    run("text-to-image", SMALL, tmp_path / "model")
+    run("ldm", replace(SMALL, train=TrainConfig(6)), tmp_path / "model")
     path = tmp_path / "model/unet/diffusion_pytorch_model.safetensors"
-    before = read_tensors(path)
-    run("text-to-image", replace(SMALL, train=TrainConfig(1, lr=1e-12)), tmp_path / "model", warm=True)
+    before, map_before = read_tensors(path), read_tensors(tmp_path / "model/map_encoder/model.safetensors")
+    run("ldm", replace(SMALL, train=TrainConfig(1, lr=1e-12)), tmp_path / "model", warm=True)
     assert all(torch.equal(before[key], value) for key, value in read_tensors(path).items())
-    picture = LatentDiffusion.from_pretrained(tmp_path / "model").text_to_image("a red boat", steps=2)
-    assert picture.shape == (1, 3, 64, 64) and picture.isfinite().all()
-
-
-def test_contrast_asks_which_caption_is_right(tmp_path):
-    """By hand, for a model that predicts the noise from the first word alone; and the recipe, which needs a model."""
-    def predict(z_t, t, context):
-        return torch.full_like(z_t, 0.5) * context
-
-    model = SimpleNamespace(unet=predict, text=lambda captions: torch.tensor(
-        [1.0 if text.startswith("left") else 0.0 for text in captions]).view(-1, 1, 1, 1))
-    eps, snr = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0.02, 0.01])
-    # "left" predicts eps exactly, "right" nothing of it: 4 · 0.25 apart, x_0 1 / SNR times as much.
-    loss = recipes.contrast_loss(model, eps, eps, snr, torch.tensor([1, 2]), ["left", "right", "right", "left"])
-    assert loss.item() == pytest.approx((math.log1p(math.exp(-0.06 * 50)) + math.log1p(math.exp(0.06 * 100))) / 2)
-    with pytest.raises(FileNotFoundError):
-        run("contrast", SMALL, tmp_path / "nothing")
-    for name in ("vae", "text-to-image", "contrast"):
-        run(name, SMALL, tmp_path / "model")
-    assert "mse,contrast" in (state_folder(tmp_path / "model", "contrast") / "log.csv").read_text()
+    after = read_tensors(tmp_path / "model/map_encoder/model.safetensors")
+    assert all(torch.equal(map_before[key], value) for key, value in after.items())
+    clip = read_tensors(tmp_path / "clip/model.safetensors")
+    for part in ("text_encoder", "image_encoder"):
+        tensors = read_tensors(tmp_path / "model" / part / "model.safetensors")
+        assert tensors and all(torch.equal(clip[key], value) for key, value in tensors.items())
+    ldm = LatentDiffusion.from_pretrained(tmp_path / "model")
+    for pictures in (ldm.text_to_image("a red boat", steps=2), ldm.variations(torch.zeros(1, 3, 64, 64), steps=2),
+                     ldm.map_to_image(torch.zeros(1, 64, 64, dtype=torch.long), steps=2)):
+        assert pictures.shape == (1, 3, 64, 64) and pictures.isfinite().all()
 
 
 def test_decoder_recipe_leaves_the_latents_alone(tmp_path):
@@ -220,7 +210,7 @@ def test_decoder_recipe_leaves_the_latents_alone(tmp_path):
     assert changed == {"decoder", "post_quant_conv"}
 
 
-@pytest.mark.parametrize("name", ["oracle", "features", "vae"])
+@pytest.mark.parametrize("name", ["oracle", "segmenter", "features", "vae", "clip"])
 def test_a_warm_start_begins_where_the_saved_model_ended(name, tmp_path):
     """One step at a vanishing rate must give back what it started from; a cold start cannot."""
     still = replace(SMALL, train=TrainConfig(1, lr=1e-12, seed=1))
@@ -237,9 +227,9 @@ def test_a_warm_start_begins_where_the_saved_model_ended(name, tmp_path):
 
 def test_a_warm_start_needs_a_model(tmp_path):
     with pytest.raises(FileNotFoundError):
-        run("text-to-image", SMALL, tmp_path / "nothing", warm=True)
+        run("ldm", SMALL, tmp_path / "nothing", warm=True)
 
 
 def test_unknown_recipe(tmp_path):
-    with pytest.raises(ValueError, match="expected one of oracle, features, vae"):
+    with pytest.raises(ValueError, match="expected one of oracle, segmenter, features, vae"):
         run("gan", SMALL, tmp_path)

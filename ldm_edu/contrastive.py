@@ -1,0 +1,105 @@
+"""Training CLIP on Tiny Worlds: on plain pairs, and on scenes that are hard to tell apart."""
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import DATA, clip
+from .clip import CLIP, ImageConfig, TextConfig, contrastive_loss
+from .conditioning import build_tokenizer, save_tokenizer, tokenize
+from .landscape import paint
+from .metrics import facts
+from .scenes import Scene, make_caption, make_scene, sibling, vocabulary
+from .training import Profile, Progress, TrainConfig, pick_batch, train
+from .weights import load_clip, save_clip
+from .worlds import TinyWorlds, render, seeds_of, to_float
+
+FOLDER = DATA / "clip"
+SMALL = (replace(clip.TINY, dim=64, layers=2, mlp_dim=256), replace(clip.TINY_IMAGE, dim=64, layers=2, mlp_dim=256), 64)
+PLAIN, BATCH = TrainConfig(600, lr=3e-3, warmup=20, ema=0.98), 64
+
+
+class ClipLearner(nn.Module):
+    """CLIP and the tokenizer it is trained with."""
+
+    def __init__(self, text: TextConfig = clip.TINY, image: ImageConfig = clip.TINY_IMAGE, width: int = 128):
+        super().__init__()
+        tokenizer = build_tokenizer(vocabulary(), length=text.length)
+        config = replace(text, vocab_size=len(tokenizer), end_id=tokenizer.eos_token_id)
+        self.clip = CLIP(clip.TextTransformer(config), clip.ImageTransformer(image), width)
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, folder: Path = FOLDER) -> ClipLearner:
+        """The trained one, of the default sizes. Raises as `load_clip`."""
+        learner = cls()
+        learner.clip.load_state_dict(load_clip(folder).state_dict())
+        return learner.eval()
+
+    def forward(self, images: Tensor, captions: list[str]) -> Tensor:
+        """The loss on pictures (B, 3, 64, 64) in [-1, 1] and their captions."""
+        ids = tokenize(self.tokenizer, captions)
+        return contrastive_loss(self.clip.embed_images(images), self.clip.embed_texts(ids.to(images.device)),
+                                self.clip.logit_scale)
+
+
+def telling(scene: Scene, other: Scene, rng: random.Random, tries: int = 4) -> str:
+    """A caption of `scene` that is false of `other`, if one of `tries` is; else the last of them."""
+    for _ in range(tries):
+        caption = make_caption(scene, rng)
+        if not all(found for _, found in facts(caption, other)):
+            break
+    return caption.text
+
+
+def learn_clip(profile: Profile, out: Path, device: torch.device, warm: bool):
+    """CLIP. Half of every batch are siblings of the other half: pictures that only a careful reader keeps apart.
+
+    From random negatives CLIP learns what a scene is about, and passes over which thing is left and which is red; from
+    negatives that differ in just that it learns the rest (Yuksekgonul et al. 2022, arXiv:2210.01936).
+    """
+    pairs = [(scene, sibling(scene, random.Random(f"sibling {seed}")))
+             for seed in seeds_of("train", profile.scenes) for scene in [make_scene(seed)]]
+    images = torch.from_numpy(np.stack([[paint(scene)[0] for scene in pair] for pair in pairs]))
+    images = images.permute(0, 1, 4, 2, 3).contiguous()                                   # (N, 2, 3, 64, 64) uint8
+
+    def loss_fn(model: ClipLearner, generator: torch.Generator) -> dict[str, Tensor]:
+        pick = pick_batch(len(pairs), profile.batch // 2, generator)
+        rng = random.Random(generator.initial_seed())
+        captions = [telling(a, b, rng) for i in pick.tolist() for a, b in (pairs[i], pairs[i][::-1])]
+        return {"contrastive": model(to_float(images[pick].flatten(0, 1).to(device)), captions)}
+
+    model = ClipLearner()
+    if warm:
+        model.clip.load_state_dict(load_clip(out).state_dict())
+
+    def save(learner: ClipLearner) -> None:
+        save_clip(learner.clip, out, torch.float16)
+        save_tokenizer(learner.tokenizer, out)
+
+    return model, loss_fn, save
+
+
+def pairs_of(split: str, count: int) -> tuple[Tensor, list[str]]:
+    """Pictures, uint8 (count, 3, 64, 64), and one caption for each."""
+    world = TinyWorlds(split, count)
+    return render(split, count)[0], [world.caption(i).text for i in range(count)]
+
+
+def learn_pairs(learner: ClipLearner, images: Tensor, captions: list[str],
+                config: TrainConfig = PLAIN) -> Iterator[Progress]:
+    """Train on random batches of pairs, as CLIP itself was: uint8 pictures (N, 3, H, W) and N captions.
+
+    Yields as `train` does; the result is `progress.ema` of the last.
+    """
+    def loss_fn(model: ClipLearner, generator: torch.Generator) -> dict[str, Tensor]:
+        pick = pick_batch(len(images), BATCH, generator)
+        return {"contrastive": model(to_float(images[pick]), [captions[i] for i in pick.tolist()])}
+
+    return train(learner, loss_fn, config)

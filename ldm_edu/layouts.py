@@ -1,0 +1,196 @@
+"""How diffusers and transformers name what we name otherwise: tensors, and the entries of config.json.
+
+Our names differ from theirs where ours read better: one short table of pairs says how, and serves both directions.
+A config is opened only if it says nothing that we do not implement.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from .autoencoder import Autoencoder, AutoencoderConfig
+from .clip import ImageConfig, ImageTransformer, TextConfig, TextTransformer
+from .unet import UNet, UNetConfig
+
+# (ours, theirs): whole parts of a dotted name; * is one part or a piece of one, the same on both sides.
+IMAGE_NAMES = (
+    ("time_mlp.0", "time_embedding.linear_1"),
+    ("time_mlp.2", "time_embedding.linear_2"),
+    ("time_proj", "time_emb_proj"),
+    ("shortcut", "conv_shortcut"),
+    ("mid_block.attention", "mid_block.attentions.0"),
+    ("block", "transformer_blocks.0"),
+    ("self_attn", "attn1"),
+    ("cross_attn", "attn2"),
+    ("to_out", "to_out.0"),
+    ("ff.proj", "ff.net.0.proj"),
+    ("ff.out", "ff.net.2"),
+    ("*sample", "*samplers.0"),
+    ("norm_out", "conv_norm_out"),
+)
+CLIP_NAMES = (
+    ("*_embedding", "embeddings.*_embedding"),
+    ("blocks", "encoder.layers"),
+    ("attn.to_*", "self_attn.*_proj"),
+    ("norm*", "layer_norm*"),
+    ("final_norm", "final_layer_norm"),
+    ("pre_norm", "pre_layrnorm"),    # so spelled there
+    ("post_norm", "post_layernorm"),
+)
+# Autoencoders saved before diffusers 0.18 spell their attention so; (theirs then, theirs now).
+OLD_NAMES = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
+
+
+def rename(name: str, pairs) -> str:
+    """Apply (from, to) pairs of dotted-name parts in order."""
+    for old, new in pairs:
+        pattern = re.escape(old).replace(r"\*", r"(\w+)")
+        name = re.sub(rf"(?<![^.]){pattern}(?![^.])", new.replace("*", r"\1"), name)
+    return name
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of model lies on disk."""
+
+    model: type[nn.Module]
+    config: type
+    file: str
+    names: tuple[tuple[str, str], ...]
+    sizes: dict[str, str]               # field of our config -> key of theirs
+    derive: Callable[..., dict]         # our config -> their keys that follow from it
+    recover: Callable[[dict], dict]     # their config -> our fields that no single key holds
+    fixed: dict                         # their keys for which we implement one value
+    absent: dict = field(default_factory=dict)    # their keys that older files leave out
+    ignored: tuple[str, ...] = ()       # their keys that change no output
+    prefix: str = ""                    # of all their tensor names; transformers reads them without, too
+
+    def ours(self, name: str) -> str:
+        back = tuple((theirs, ours) for ours, theirs in reversed(self.names))
+        return rename(name.removeprefix(self.prefix), OLD_NAMES + back)
+
+    def theirs(self, name: str) -> str:
+        return self.prefix + rename(name, self.names)
+
+
+UNET = Layout(
+    UNet, UNetConfig, "diffusion_pytorch_model.safetensors", IMAGE_NAMES,
+    sizes=dict(in_channels="in_channels", out_channels="out_channels", channels="block_out_channels",
+               layers="layers_per_block", heads="attention_head_dim",    # which counts them, in v1
+               context_dim="cross_attention_dim", groups="norm_num_groups", sample_size="sample_size"),
+    derive=lambda config: dict(
+        down_block_types=["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention],
+        up_block_types=["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)]),
+    recover=lambda found: dict(
+        attention=tuple(kind != "DownBlock2D" for kind in found.get("down_block_types", ()))),
+    fixed=dict(_class_name="UNet2DConditionModel", act_fn="silu", norm_eps=1e-5, downsample_padding=1,
+               flip_sin_to_cos=True, freq_shift=0, mid_block_type="UNetMidBlock2DCrossAttn",
+               mid_block_scale_factor=1, transformer_layers_per_block=1, conv_in_kernel=3, conv_out_kernel=3,
+               attention_type="default", resnet_time_scale_shift="default", resnet_out_scale_factor=1,
+               time_embedding_type="positional", addition_embed_type_num_heads=64),
+)
+AUTOENCODER = Layout(
+    Autoencoder, AutoencoderConfig, "diffusion_pytorch_model.safetensors", IMAGE_NAMES,
+    sizes=dict(channels="block_out_channels", layers="layers_per_block", groups="norm_num_groups",
+               latent_channels="latent_channels", image_channels="in_channels", scale="scaling_factor"),
+    derive=lambda config: dict(
+        out_channels=config.image_channels,
+        down_block_types=["DownEncoderBlock2D"] * len(config.channels),
+        up_block_types=["UpDecoderBlock2D"] * len(config.channels)),
+    recover=lambda found: {},
+    fixed=dict(_class_name="AutoencoderKL", act_fn="silu", mid_block_add_attention=True, use_quant_conv=True,
+               use_post_quant_conv=True),
+    absent=dict(scaling_factor=0.18215),
+    ignored=("sample_size", "force_upcast"),
+)
+TEXT = Layout(
+    TextTransformer, TextConfig, "model.safetensors", CLIP_NAMES,
+    sizes=dict(vocab_size="vocab_size", dim="hidden_size", layers="num_hidden_layers",
+               heads="num_attention_heads", mlp_dim="intermediate_size", length="max_position_embeddings"),
+    derive=lambda config: dict(
+        bos_token_id=config.end_id - 1, eos_token_id=config.end_id, pad_token_id=config.end_id),
+    # Stable Diffusion's own file says 2, by mistake; the end token is the last of the vocabulary.
+    recover=lambda found: dict(
+        end_id=found["vocab_size"] - 1 if found["eos_token_id"] == 2 else found["eos_token_id"]),
+    # dtype: of the opened model; without it transformers 5 takes the file's, and float16 does not run.
+    fixed=dict(architectures=["CLIPTextModel"], model_type="clip_text_model", hidden_act="quick_gelu",
+               layer_norm_eps=1e-5, dtype="float32"),
+    absent=dict(eos_token_id=49407),
+    ignored=("bos_token_id", "eos_token_id", "pad_token_id", "projection_dim", "initializer_factor",
+             "initializer_range", "dtype", "torch_dtype", "transformers_version"),
+    prefix="text_model.",
+)
+IMAGE = Layout(
+    ImageTransformer, ImageConfig, "model.safetensors", CLIP_NAMES,
+    sizes=dict(image_size="image_size", patch_size="patch_size", channels="num_channels", dim="hidden_size",
+               layers="num_hidden_layers", heads="num_attention_heads", mlp_dim="intermediate_size"),
+    derive=lambda config: {},
+    recover=lambda found: {},
+    fixed=dict(architectures=["CLIPVisionModel"], model_type="clip_vision_model", hidden_act="quick_gelu",
+               layer_norm_eps=1e-5, dtype="float32"),
+    absent=dict(num_channels=3),
+    ignored=("projection_dim", "initializer_factor", "initializer_range", "dtype", "torch_dtype",
+             "transformers_version"),
+    prefix="vision_model.",
+)
+
+
+class ClipLayout:
+    """How both transformers of CLIP lie in one folder, transformers' `CLIPModel`."""
+
+    file = "model.safetensors"
+
+    def ours(self, name: str) -> str:
+        for part, layout in (("text.", TEXT), ("image.", IMAGE)):
+            if name.startswith(layout.prefix):
+                return part + layout.ours(name)
+        return name
+
+    def theirs(self, name: str) -> str:
+        part, _, rest = name.partition(".")
+        return {"text": TEXT, "image": IMAGE}[part].theirs(rest) if part in ("text", "image") else name
+
+
+def config_to_json(layout: Layout, config) -> dict:
+    """Our config as their config.json has it."""
+    sizes = {theirs: getattr(config, ours) for ours, theirs in layout.sizes.items()}
+    return json.loads(json.dumps(layout.fixed | sizes | layout.derive(config)))    # tuples become lists
+
+
+def config_from_json(layout: Layout, found: dict, source: str | Path = "config.json"):
+    """Their config.json as our config; ValueError names every key that says what we do not implement."""
+    found = layout.absent | found
+    example = config_to_json(layout, layout.config())
+    wrong = []
+    for key in layout.sizes.values():
+        value, like = found.get(key), example[key]
+        if type(value) is not type(like):
+            wrong.append(f"{key} = {json.dumps(value)}, expected a value like {json.dumps(like)}")
+            found[key] = like    # so that the rest can be judged, too
+    sizes = {ours: found[theirs] for ours, theirs in layout.sizes.items()}
+    sizes = {ours: tuple(value) if isinstance(value, list) else value for ours, value in sizes.items()}
+    try:
+        config = layout.config(**sizes, **layout.recover(found))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    # What we would write must be what is there. Of keys that we do not know, only an "off" is harmless.
+    known = config_to_json(layout, config)
+    for key, value in found.items():
+        harmless = value == known[key] if key in known else not value or key.startswith("_")
+        if not harmless and key not in layout.ignored:
+            wrong.append(f"{key} = {json.dumps(value)}, where we implement {json.dumps(known.get(key))} only")
+    refuse(source, wrong)
+    return config
+
+
+def refuse(source: str | Path, wrong: list[str]) -> None:
+    """ValueError with the first few of what is wrong, and how many more there are."""
+    if wrong:
+        more = [f"and {len(wrong) - 8} more"] if len(wrong) > 8 else []
+        raise ValueError(f"{source}: " + "; ".join(wrong[:8] + more))

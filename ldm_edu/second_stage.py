@@ -1,0 +1,107 @@
+"""Training the second stage: one U-Net that predicts the noise in latents, told a text, a picture or a semantic map."""
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import unet
+from .clip import CLIP, ImageConfig, ImageTransformer
+from .conditioning import MapEncoder, TextEncoder, build_tokenizer
+from .first_stage import cached_latents
+from .painting import CLASSES
+from .pipeline import LatentDiffusion
+from .scenes import make_caption, make_scene, vocabulary
+from .schedule import Schedule, scaled_linear_schedule
+from .training import Profile, pick_batch
+from .weights import load_autoencoder, load_clip
+from .worlds import render, seeds_of, to_float
+
+CONDITIONS = ("text", "text", "text", "image", "map")    # one of these a step; text most often, it is hardest
+TINY_MAP = ImageConfig(image_size=64, patch_size=8, channels=len(CLASSES), dim=128, layers=2, heads=4, mlp_dim=512)
+
+
+class SecondStage(nn.Module):
+    """The U-Net and its three tau, each giving states (B, N, 128).
+
+    Those of texts and images are CLIP's and stay as they are, as in Stable Diffusion; that of maps learns with the
+    U-Net, as all do in Rombach et al. 2021, section 3.3.
+    """
+
+    def __init__(self, clip: CLIP):
+        super().__init__()
+        tokenizer = build_tokenizer(vocabulary(), length=clip.text.config.length)
+        self.text = TextEncoder(tokenizer, clip.text).requires_grad_(False)
+        self.image = clip.image.requires_grad_(False)
+        self.map = MapEncoder(ImageTransformer(TINY_MAP))
+        self.unet = unet.UNet(unet.TINY)
+
+
+def latent_loss(model: nn.Module, z_0: Tensor, context: Tensor, t: Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
+    """|eps - eps_theta(z_t, t, tau(y))|² for each of B latents, as the mean over its numbers: (B,).
+
+    z_0, eps: (B, 4, h, w), scaled latents and standard normal noise; context: tau(y), (B, N, D); t: (B,).
+    Rombach et al. 2021, eq. 3; its mean over everything is the loss. The pixels do not occur in it.
+    """
+    z_t = schedule.add_noise(z_0, eps, t)
+    return (model(z_t, t, context) - eps).square().mean((1, 2, 3))
+
+
+def emphasis(schedule: Schedule, most: float = 100.0) -> Tensor:
+    """How much the loss at each t counts: 1 / alpha_bar up to `most`, scaled to a mean of 1. (T,)
+
+    Where z_t is nearly all noise, eps is nearly z_t, and what the words say of the picture hardly shows in the loss:
+    left to itself the U-Net learned colours and kinds, and not in 500,000 captions where a thing stands. An error in
+    eps is one of 1 / sqrt(alpha_bar) in v, Salimans & Ho 2022 (arXiv:2202.00512), so this is the loss of v. 1 for every
+    t would be L_simple, Ho et al. 2020, eq. 14.
+    """
+    weight = (1 / schedule.alpha_bar).clamp(max=most)
+    return weight / weight.mean()
+
+
+def stratified(count: int, T: int, generator: torch.Generator) -> Tensor:
+    """`count` timesteps, one from each of as many equal parts of 0...T - 1: uniform, with less variance than draws."""
+    return ((torch.arange(count) + torch.rand(count, generator=generator)) / count * T).long()
+
+
+def learn_ldm(profile: Profile, out: Path, device: torch.device, warm: bool):
+    """The U-Net under three conditions, on the latents of the autoencoder in `out`/vae, with the CLIP beside `out`.
+
+    One caption in ten is empty: that is what guidance will lead away from (Ho & Salimans 2022, arXiv:2207.12598).
+    """
+    schedule = scaled_linear_schedule()
+    images, maps = render("train", profile.scenes)
+    latents = cached_latents(images, load_autoencoder(out / "vae").eval().to(device), out, device)
+    scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
+    weight = emphasis(schedule).to(device)
+
+    def loss_fn(model: SecondStage, generator: torch.Generator) -> dict[str, Tensor]:
+        pick = pick_batch(len(latents), profile.batch, generator)
+        rng = random.Random(generator.initial_seed())
+        condition = rng.choice(CONDITIONS)
+        if condition == "text":
+            captions = [make_caption(scenes[i], rng).text for i in pick.tolist()]
+            context = model.text(["" if rng.random() < 0.1 else caption for caption in captions])
+        elif condition == "image":
+            context = model.image(to_float(images[pick].to(device)))
+        else:
+            context = model.map(maps[pick].to(device))
+        t = stratified(len(pick), schedule.T, generator).to(device)
+        eps = torch.randn(latents[pick].shape, generator=generator).to(device)
+        error = latent_loss(model.unet, latents[pick].to(device), context, t, eps, schedule)
+        return {"loss": (weight[t] * error).mean()}
+
+    def save(model: SecondStage) -> None:
+        newest = load_autoencoder(out / "vae")    # its decoder may have been trained further meanwhile
+        LatentDiffusion(model.unet, newest, model.text, schedule, model.image, model.map).save_pretrained(out)
+
+    model = SecondStage(load_clip(out.parent / "clip"))
+    model.unet.to(memory_format=torch.channels_last)    # a quarter faster on a CPU
+    if warm:
+        shipped = LatentDiffusion.from_pretrained(out)
+        model.unet.load_state_dict(shipped.unet.state_dict())
+        if shipped.map_encoder is not None:
+            model.map.load_state_dict(shipped.map_encoder.state_dict())
+    return model, loss_fn, save
