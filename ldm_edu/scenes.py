@@ -91,9 +91,14 @@ def _stand(rng: random.Random, kind: str, colour: str, size: str, place: str, fr
     return Thing(kind, colour, size, place, front, x, y, scale)
 
 
-def sibling(scene: Scene, rng: random.Random) -> Scene:
-    """The same scene but for one thing that a caption can say: where things stand, a colour, kind, size, a thing more
-    or less, sky, ground or weather. Places and colours, whose words need to be bound to a thing, come most often.
+CHANGES = ("places", "colours", "colour", "kind", "size", "number", "around")
+
+
+def sibling(scene: Scene, rng: random.Random, changes: tuple[str, ...] = CHANGES) -> Scene:
+    """The same scene but for one thing that a caption can say, drawn from `changes`.
+
+    Where things stand, whose colour is whose, a colour, kind or size, a thing more or less; sky, ground or weather. A
+    change that makes no difference to this scene is drawn again; "places" and "around" always can.
     """
     while True:
         things = [(t.kind, t.colour, t.size, t.place, t.front) for t in scene.things]
@@ -101,7 +106,7 @@ def sibling(scene: Scene, rng: random.Random) -> Scene:
         i = rng.randrange(len(things))
         kind, colour, size, place, front = things[i]
         paired = sum(t[3] == place for t in things) > 1    # one stands before the other: their sizes are given
-        change = rng.choice(("places", "places", "places", "colours", "colour", "kind", "size", "number", "around"))
+        change = rng.choice(changes)
         if change == "places":
             moved = dict(zip(PLACES, rng.sample(list(PLACES), 3)))
             things = [(k, c, s, moved[p], f) for k, c, s, p, f in things]
