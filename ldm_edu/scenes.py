@@ -3,6 +3,7 @@
 A scene is a sky, a ground, some weather and one to three things; every caption also carries the facts it
 states, so that a picture can be checked against its prompt (`metrics.py`).
 """
+import itertools
 import random
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -98,15 +99,15 @@ def sibling(scene: Scene, rng: random.Random, changes: tuple[str, ...] = CHANGES
     """The same scene but for one thing that a caption can say, drawn from `changes`.
 
     Where things stand, whose colour is whose, a colour, kind or size, a thing more or less; sky, ground or weather. A
-    change that makes no difference to this scene is drawn again; "places" and "around" always can.
+    change that makes no difference is drawn again, in the end from all (three things alike stand nowhere else).
     """
-    while True:
+    for attempt in itertools.count():
         things = [(t.kind, t.colour, t.size, t.place, t.front) for t in scene.things]
         around = {"sky": scene.sky, "ground": scene.ground, "weather": scene.weather}
         i = rng.randrange(len(things))
         kind, colour, size, place, front = things[i]
         paired = sum(t[3] == place for t in things) > 1    # one stands before the other: their sizes are given
-        change = rng.choice(changes)
+        change = rng.choice(changes if attempt < 20 else CHANGES)
         if change == "places":
             moved = dict(zip(PLACES, rng.sample(list(PLACES), 3)))
             things = [(k, c, s, moved[p], f) for k, c, s, p, f in things]

@@ -26,14 +26,15 @@ TINY_MAP = ImageConfig(image_size=64, patch_size=8, channels=len(CLASSES), dim=1
 class SecondStage(nn.Module):
     """The U-Net and its three tau, each giving states (B, N, 128).
 
-    Those of texts and images are CLIP's and stay as they are, as in Stable Diffusion; that of maps learns with the
-    U-Net, as all do in Rombach et al. 2021, section 3.3.
+    That of images is CLIP's and stays as it is. That of texts begins as CLIP's and learns on with the U-Net, that of
+    maps begins at random: "jointly optimized", Rombach et al. 2021, section 3.3. (Stable Diffusion leaves CLIP's text
+    transformer as it is. Tried here, places were followed at once, kinds of things hardly: see the model card.)
     """
 
     def __init__(self, clip: CLIP):
         super().__init__()
         tokenizer = build_tokenizer(vocabulary(), length=clip.text.config.length)
-        self.text = TextEncoder(tokenizer, clip.text).requires_grad_(False)
+        self.text = TextEncoder(tokenizer, clip.text)
         self.image = clip.image.requires_grad_(False)
         self.map = MapEncoder(ImageTransformer(TINY_MAP))
         self.unet = unet.UNet(unet.TINY)
@@ -49,7 +50,7 @@ def latent_loss(model: nn.Module, z_0: Tensor, context: Tensor, t: Tensor, eps: 
     return (model(z_t, t, context) - eps).square().mean((1, 2, 3))
 
 
-def emphasis(schedule: Schedule, most: float = 100.0) -> Tensor:
+def emphasis(schedule: Schedule, most: float = 30.0) -> Tensor:
     """How much the loss at each t counts: 1 / alpha_bar up to `most`, scaled to a mean of 1. (T,)
 
     Where z_t is nearly all noise, eps is nearly z_t, and what the words say of the picture hardly shows in the loss:
@@ -102,6 +103,7 @@ def learn_ldm(profile: Profile, out: Path, device: torch.device, warm: bool):
     if warm:
         shipped = LatentDiffusion.from_pretrained(out)
         model.unet.load_state_dict(shipped.unet.state_dict())
+        model.text.load_state_dict(shipped.text.state_dict())
         if shipped.map_encoder is not None:
             model.map.load_state_dict(shipped.map_encoder.state_dict())
     return model, loss_fn, save

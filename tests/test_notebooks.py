@@ -23,10 +23,13 @@ SHOWN_IN = {
     "03": """AutoencoderConfig Bottleneck PixelAttention Encoder Decoder Autoencoder VectorQuantizer perplexity
              FeatureNet LPIPS layer_distance unit_features PatchDiscriminator hinge_loss adversarial_loss
              adaptive_weight LossWeights FirstStage LeanAutoencoder spectrum sharpness psnr""",
-    "04": "build_tokenizer TextConfig QuickGELU TextBlock TextTransformer",
+    "04": """build_tokenizer tokenize TextConfig ImageConfig QuickGELU ClipBlock TextTransformer ImageTransformer CLIP
+             contrastive_loss ClipLearner learn_pairs telling embed recall questions zero_shot sibling_captions
+             told_apart""",
     "05": """zero_init Attention FeedForward TransformerBlock SpatialTransformer
-             UNetConfig Level DownBlock MidBlock UpBlock UNet""",
-    "06": "TextEncoder guided TextToImage facts score",
+             UNetConfig Level DownBlock MidBlock UpBlock UNet
+             attention_weights Recorder word_positions word_map map_overlap""",
+    "06": "TextEncoder MapEncoder guided SecondStage latent_loss emphasis stratified facts score mean_iou",
     "07": "LatentDiffusion",
     "09": "rename Layout config_to_json config_from_json load_module schedule_from_config",
 }
@@ -34,16 +37,18 @@ NOT_SHOWN = {
     "they paint the world, and the tour shows what they make and one of them": "painting landscape scenes worlds",
     "they are the notebooks' tools": "viz live claims",
     "a run of hours is a command": """recipes FeatureTeacher colours_of disturb features vae decoder cached_latents
-        importance_of Profile pick_batch""",
+        importance_of Profile pick_batch learn_clip learn_ldm learn_oracle learn_segmenter soften""",
+    "they gather pairs to train or to judge with": "pairs_of sibling_pairs",
     "it refuses bad pictures": "check_pixels",
     "VGG16 is loaded, and known elsewhere": "VGGFeatures",
     "they repeat one run four times": "random_crops learn rebuild measure attributes_found load_study",
     "the judge is used, and taught by what it finds": "Seen Reading labels Oracle reading Score generate captions_of "
-                                                      "evaluate",
+                                                      "everything evaluate Segmenter",
     "they serve several processes, which no notebook has": "processes average_gradients",
     "they keep files and logs": """save_tokenizer save_module load_unet load_autoencoder load_text read_tensors
         write_tensors replacing schedule_to_config Progress save_state load_state load_ema logged draw_losses
-        save_weights load_weights load_pixel_model""",
+        save_weights load_weights load_pixel_model load_clip save_clip load_image ClipLayout refuse read_json write_json
+        load_parts save_parts find_folder swap_in last only_one""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 import csv
 import json
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from ldm_edu.scenes import (
     WEATHERS,
     make_caption,
     make_scene,
+    sibling,
     vocabulary,
 )
 from ldm_edu.worlds import CaptionedImages, TinyWorlds, read_folder, render, seeds_of, to_tensor
@@ -52,6 +54,30 @@ def test_held_out_pairs_never_occur_in(split):
 def test_composition_scenes_hold_a_held_out_pair():
     for seed in seeds_of("composition", 500):
         assert {(t.kind, t.colour) for t in make_scene(seed).things} & HELD_OUT
+
+
+def test_a_sibling_differs_in_one_thing_that_can_be_said():
+    around, kinds_of_change = ("sky", "ground", "weather"), Counter()
+    for seed in seeds_of("train", 1500):
+        scene = make_scene(seed)
+        other = sibling(scene, random.Random(seed))
+        told = [[(t.kind, t.colour, t.size, t.place, t.front) for t in s.things] for s in (scene, other)]
+        changed = [name for name in around if getattr(scene, name) != getattr(other, name)]
+        if Counter(told[0]) != Counter(told[1]):
+            few, many = sorted(told, key=len)
+            if len(few) < len(many):
+                assert len(many) == len(few) + 1 and not Counter(few) - Counter(many)
+                changed.append("number")
+            else:    # alike but for one column
+                rest = [[Counter(t[:i] + t[i + 1:] for t in things) for things in told] for i in range(4)]
+                same = [name for name, (a, b) in zip(("kind", "colour", "size", "place"), rest) if a == b]
+                changed += same[:1]    # where things are alike, one change can be told in two ways
+        assert len(changed) == 1, (seed, changed)
+        kinds_of_change[changed[0]] += 1
+        assert (scene.horizon, scene.light_x, scene.variant) == (other.horizon, other.light_x, other.variant)
+        assert not {(t.kind, t.colour) for t in other.things} & HELD_OUT
+        assert (other.sky, other.weather) != ("night", "rainbow")
+    assert len(kinds_of_change) == 8 and min(kinds_of_change.values()) > 20, kinds_of_change
 
 
 def test_splits_do_not_overlap():
