@@ -303,3 +303,8 @@ def test_a_shifted_map_agrees_less_the_further_it_is_shifted():
 def test_maps_of_another_shape_are_named():
     with pytest.raises(ValueError, match=r"found: got shape \(1, 4, 4\), expected that of given, \(2, 4, 4\)"):
         mean_iou(torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(2, 4, 4, dtype=torch.long))
+
+
+def test_a_picture_of_bytes_is_refused(ldm):
+    with pytest.raises(ValueError, match="images holds values up to 255, expected pixels in"):
+        ldm.variations(torch.full((1, 3, 64, 64), 255.0))
