@@ -28,7 +28,7 @@ class SecondStage(nn.Module):
 
     That of images is CLIP's and stays as it is. That of texts begins as CLIP's and learns on with the U-Net, that of
     maps begins at random: "jointly optimized", Rombach et al. 2021, section 3.3. (Stable Diffusion leaves CLIP's text
-    transformer as it is. Tried here, places were followed at once, kinds of things hardly: see the model card.)
+    transformer as it is. A short trial of that followed places early, kinds of things hardly: see the model card.)
     """
 
     def __init__(self, clip: CLIP):
@@ -56,7 +56,7 @@ def emphasis(schedule: Schedule, most: float = 30.0) -> Tensor:
     Where z_t is nearly all noise, eps is nearly z_t, and what the words say of the picture hardly shows in the loss:
     left to itself the U-Net learned colours and kinds, and not in 500,000 captions where a thing stands. An error in
     eps is one of 1 / sqrt(alpha_bar) in v, Salimans & Ho 2022 (arXiv:2202.00512), so this is the loss of v. 1 for every
-    t would be L_simple, Ho et al. 2020, eq. 14.
+    t would be L_simple, Ho et al. 2020, eq. 14. (`most` is a judgement: values were not compared with all else equal.)
     """
     weight = (1 / schedule.alpha_bar).clamp(max=most)
     return weight / weight.mean()
