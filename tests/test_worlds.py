@@ -199,3 +199,21 @@ def test_folder_errors_name_what_is_missing(folder, tmp_path_factory):
 def test_to_tensor_range():
     black_white = np.array([[[0, 0, 0], [255, 255, 255]]], dtype=np.uint8)
     torch.testing.assert_close(to_tensor(black_white)[:, 0, :], torch.tensor([[-1.0, 1.0]] * 3))
+
+
+def test_a_sibling_changes_only_what_it_may():
+    """Asked to move things it does that alone; three things alike, which cannot be seen to move, get another change."""
+    moved, alike = 0, 0
+    for seed in range(1500):
+        scene = make_scene(seed)
+        other = sibling(scene, random.Random(seed), ("places",))
+        fixed, fixed_other = (sorted((t.kind, t.colour, t.size, t.front) for t in s.things) for s in (scene, other))
+        if len(scene.things) == 3 and len({t[:3] for t in fixed}) == 1:
+            alike += 1
+            assert fixed != fixed_other or (scene.sky, scene.ground, scene.weather) != (
+                other.sky, other.ground, other.weather)
+        else:
+            moved += 1
+            assert fixed == fixed_other and scene.weather == other.weather and scene.sky == other.sky
+            assert {t.place for t in scene.things} != {t.place for t in other.things} or len(scene.things) > 1
+    assert moved > 1300 and alike > 3
