@@ -39,7 +39,7 @@ PROFILES = {
             "gpu": Profile(TrainConfig(40_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
     "decoder": {"cpu": Profile(TrainConfig(8000, lr=7e-4), batch=8, scenes=30_000),
                 "gpu": Profile(TrainConfig(20_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
-    "ldm": {"cpu": Profile(TrainConfig(8000, lr=8e-4), batch=64, scenes=30_000),
+    "ldm": {"cpu": Profile(TrainConfig(12_000, lr=8e-4), batch=64, scenes=60_000),
             "gpu": Profile(TrainConfig(60_000, lr=1e-3, precision="bfloat16"), batch=256, scenes=200_000)}}
 
 

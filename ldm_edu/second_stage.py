@@ -26,16 +26,16 @@ TINY_MAP = ImageConfig(image_size=64, patch_size=8, channels=len(CLASSES), dim=1
 class SecondStage(nn.Module):
     """The U-Net and its three tau, each giving states (B, N, 128).
 
-    That of images is CLIP's and stays as it is. That of texts begins as CLIP's and learns on with the U-Net, that of
-    maps begins at random: "jointly optimized", Rombach et al. 2021, section 3.3. (Stable Diffusion leaves CLIP's text
-    transformer as it is. A short trial of that followed places early, kinds of things hardly: see the model card.)
+    Those of texts and images begin as CLIP's, that of maps at random, and all learn with the U-Net: "jointly
+    optimized", Rombach et al. 2021, section 3.3. (Stable Diffusion leaves CLIP's text transformer as it is. Trials of
+    that here, with a CLIP that knows places well and kinds of things poorly, are in the model card.)
     """
 
     def __init__(self, clip: CLIP):
         super().__init__()
         tokenizer = build_tokenizer(vocabulary(), length=clip.text.config.length)
         self.text = TextEncoder(tokenizer, clip.text)
-        self.image = clip.image.requires_grad_(False)
+        self.image = clip.image
         self.map = MapEncoder(ImageTransformer(TINY_MAP))
         self.unet = unet.UNet(unet.TINY)
 
@@ -106,4 +106,6 @@ def learn_ldm(profile: Profile, out: Path, device: torch.device, warm: bool):
         model.text.load_state_dict(shipped.text.state_dict())
         if shipped.map_encoder is not None:
             model.map.load_state_dict(shipped.map_encoder.state_dict())
+        if shipped.image_encoder is not None:
+            model.image.load_state_dict(shipped.image_encoder.state_dict())
     return model, loss_fn, save
