@@ -111,7 +111,8 @@ def timesteps(steps: int, T: int = 1000, spacing: str = "leading", offset: int =
                 the further below T - 1 it starts: x_T is noisier than its t says (Lin et al. 2023).
     "trailing"  T, T - T / steps, ..., rounded, minus 1: starts at T - 1. (Where rounding makes diffusers go
                 on to t = -1, for 61 steps say, we stop before it.)
-    "linspace"  from T - 1 to 0, both included, evenly, rounded.
+    "linspace"  from T - 1 to 0, both included, evenly, rounded. (A single step is at T - 1, where there is noise to
+                remove; diffusers' is at 0.)
     `offset` serves "leading" alone and is cut so that t stays below T, which only steps = T needs.
     Raises ValueError for steps outside 1 ... T, an offset outside 0 ... T - 1, an unknown spacing.
     """
@@ -125,7 +126,7 @@ def timesteps(steps: int, T: int = 1000, spacing: str = "leading", offset: int =
     elif spacing == "trailing":
         t = np.arange(T, 0, -T / steps)[:steps].round() - 1    # torch would round some halves the other way
     elif spacing == "linspace":
-        t = np.linspace(0, T - 1, steps)[::-1].round()
+        t = np.linspace(0, T - 1, steps)[::-1].round() if steps > 1 else np.array([T - 1])
     else:
         raise ValueError(f"spacing: got {spacing!r}, expected one of {', '.join(SPACINGS)}")
     return torch.from_numpy(t.astype(np.int64))

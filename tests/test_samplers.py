@@ -8,11 +8,11 @@ from random import Random
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from torch import Tensor
 
 from ldm_edu import samplers
-from ldm_edu.samplers import SAMPLERS, ddim, ddpm
+from ldm_edu.samplers import SAMPLERS, alpha_bar_at, ddim, ddpm, dpm_solver, euler, visited
 from ldm_edu.schedule import SPACINGS, Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule, timesteps
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
@@ -89,12 +89,12 @@ def test_ddpm_equals_diffusers(parity, spacing):
     def error(n: int) -> float:
         theirs = diffusers_steps(DDPMScheduler(**SD | dict(timestep_spacing=spacing)), n)
         return worst_error(our_steps(ddpm, n, spacing), theirs)
-    steps = (*EVERY, 1000) if spacing == "leading" else EVERY
+    steps = {"leading": (*EVERY, 1000), "trailing": EVERY, "linspace": EVERY[1:]}[spacing]    # one step: see timesteps
     parity("ddpm", spacing, "diffusers", steps, error, TOLERANCE)
 
 
 # Elsewhere diffusers' DDIM steps to t - T // steps, and then tells the model another t.
-SAME = {"trailing": (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 1000), "linspace": (1, 1000)}
+SAME = {"trailing": (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 1000), "linspace": (1000,)}
 
 
 @pytest.mark.parametrize("spacing", SAME)
@@ -104,10 +104,93 @@ def test_ddim_equals_diffusers_where_that_tells_the_model_the_noise_level_of_x(p
 
 
 @pytest.mark.parametrize("spacing", SAME)
-@pytest.mark.parametrize("eta, steps", [(0.0, EVERY), (1.0, FEW)])
+@pytest.mark.parametrize("eta, steps", [(0.0, EVERY[1:]), (1.0, FEW[1:])])
 def test_ddim_equals_diffusers_told_where_each_step_leads(parity, spacing, eta, steps):
     parity(f"ddim, eta = {eta:g}", spacing, "diffusers, told the next t", steps,
            lambda n: ddim_error(n, spacing, eta, told=True), TOLERANCE)
+
+
+FAST = {"euler": EulerDiscreteScheduler, "dpm_solver": DPMSolverMultistepScheduler}
+
+
+def fast_error(sampler: str, steps: int, spacing: str = "linspace", skip: int = 0) -> float:
+    """Over all steps from the same noise. diffusers' Euler keeps x / sqrt(alpha_bar), and says how far to scale noise.
+
+    skip: begin there, with a picture that is noised so far.
+    """
+    config = {name: value for name, value in SD.items() if name != "clip_sample"}
+    scheduler = FAST[sampler](**config | dict(timestep_spacing=spacing))
+    scheduler.set_timesteps(steps)
+    data, visits, x = draw(2, 4, 6, 5, seed=8), scheduler.timesteps[skip:], X_T * scheduler.init_noise_sigma
+    if skip:
+        scheduler.set_begin_index(skip)
+        x = scheduler.add_noise(data, X_T, visits[:1].repeat(2))
+    theirs, ours = [], []
+    for t in visits:
+        x = scheduler.step(model(scheduler.scale_model_input(x, t), t), t, x).prev_sample
+        sigma = scheduler.sigmas[scheduler.step_index]
+        theirs.append(x / (sigma**2 + 1).sqrt() if sampler == "euler" else x)
+    assert torch.equal(visits.to(torch.float64), visited(sampler, steps, spacing=spacing, start=skip).double())
+    x = samplers.first_x(sampler, X_T, SCHEDULE, steps, skip, data if skip else None)
+    if spacing != "linspace":
+        first = SCHEDULE.alpha_bar[visits[0].int()]
+        x = (X_T if spacing == "leading" else (1 - first).sqrt() * X_T) if sampler == "euler" else X_T
+    for step in SAMPLERS[sampler](model, x, SCHEDULE, steps, spacing=spacing, start=skip):
+        ours.append(step.x)
+    return worst_error([*ours, torch.zeros(1)], [*theirs, torch.zeros(1)])
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("sampler", FAST)
+def test_euler_and_dpm_solver_equal_diffusers(parity, sampler, spacing):
+    """But for what `timesteps` says of one step of "linspace", and diffusers' t = -1 of some "trailing" ones."""
+    steps = [n for n in (*EVERY, 100) if n > 1 or spacing != "linspace" or sampler == "dpm_solver"]
+    parity(sampler, spacing, "diffusers", steps, lambda n: fast_error(sampler, n, spacing), TOLERANCE)
+
+
+@pytest.mark.parametrize("sampler", FAST)
+def test_begun_with_a_noised_picture_they_equal_diffusers(parity, sampler):
+    pairs = {n: skip for n, skip in ((2, 1), (5, 1), (12, 7), (30, 29), (50, 21))}
+    parity(f"{sampler}, from a picture", "linspace", "diffusers", pairs,
+           lambda n: fast_error(sampler, n, skip=pairs[n]), TOLERANCE)
+
+
+MISTAKES = {
+    "levels rounded": ("euler", "alpha_bar_at", lambda schedule, t: schedule.alpha_bar[t.round().long()]),
+    "start not scaled": ("euler", "first_x", lambda sampler, noise, *args: noise),
+    "ends like DDIM": ("euler", "_levels", lambda s, t, last, levels=samplers._levels: levels(s, t, s.alpha_bar[:1])),
+    "first order": ("dpm_solver", "dpm_solver", euler),
+    "clock not logarithmic": ("dpm_solver", "_sigma", lambda a: ((1 - a) / a) ** 0.4),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_comparison_sees(monkeypatch, mistake):
+    sampler, name, wrong = MISTAKES[mistake]
+    assert fast_error(sampler, 12) < TOLERANCE
+    if name in SAMPLERS:    # which visits the right levels
+        levels = samplers.visited
+        monkeypatch.setattr(samplers, "visited", lambda _, *args, **options: levels(sampler, *args, **options))
+        monkeypatch.setitem(SAMPLERS, name, wrong)
+    else:
+        monkeypatch.setattr(samplers, name, wrong)
+    assert fast_error(sampler, 12) > 30 * TOLERANCE
+
+
+@pytest.mark.parametrize("sampler, order", [(euler, 1), (dpm_solver, 2)])
+def test_half_the_steps_cost_what_the_order_says(sampler, order):
+    """For Gaussian data the flow keeps (x - mean_t) / std_t. Compared after three fifths of the steps: towards the end
+    the steps in lambda are too unequal, and the last, to sigma = 0, is of first order."""
+    def distance(n: int) -> float:
+        a = alpha_bar_at(EXACT, visited(sampler.__name__, n))
+        start, end, x_T = a[0], a[n * 3 // 5], draw(100).double()
+        *_, step = islice(sampler(eps_of_gaussian(0.5, 1.5, EXACT), x_T, EXACT, n), n * 3 // 5)
+        z = (x_T - start.sqrt() * 0.5) / (start * 1.5**2 + 1 - start).sqrt()
+        return (step.x - end.sqrt() * 0.5 - (end * 1.5**2 + 1 - end).sqrt() * z).abs().max().item()
+
+    errors = [distance(n) for n in (20, 40, 80)]
+    ratios = [a / b for a, b in zip(errors, errors[1:])]
+    assert all(0.7 * 2**order < ratio < 1.5 * 2**order for ratio in ratios), errors
 
 
 def test_the_comparison_sees_the_usual_mistakes(monkeypatch):
@@ -139,7 +222,7 @@ def eps_of_gaussian(mean: float, std: float, schedule: Schedule):
     """E[eps | x_t] for data N(mean, std²), with a = alpha_bar_t: (x - sqrt(a) mean) sqrt(1 - a) / v_t, where
     v_t = a std² + 1 - a."""
     def eps(x: Tensor, t: Tensor) -> Tensor:
-        a = schedule.alpha_bar[t]
+        a = alpha_bar_at(schedule, t)
         return (1 - a).sqrt() * (x - a.sqrt() * mean) / (a * std**2 + 1 - a)
     return eps
 
@@ -298,9 +381,10 @@ def test_the_true_noise_leads_back_to_the_data(sampler):
         random = Random(trial)
         name, spacing = random.choice(list(SCHEDULES)), random.choice(SPACINGS)
         schedule = Schedule(SCHEDULES[name].betas.double())
-        steps = random.randint(1, min(12, schedule.T))
+        steps = random.randint(1, min(12, schedule.T - (sampler is dpm_solver)))
         x0, noise = draw(2, 3, seed=trial).double(), draw(2, 3, seed=100 + trial).double()
-        x_T = schedule.add_noise(x0, noise, timesteps(steps, schedule.T, spacing)[0])
+        a = alpha_bar_at(schedule, visited(sampler.__name__, steps, schedule.T, spacing)[0])
+        x_T = a.sqrt() * x0 + (1 - a).sqrt() * noise
         eps = partial(_true_noise, schedule, x0)
         *_, step = sampler(eps, x_T, schedule, steps, spacing=spacing)
         end = schedule.add_noise(x0, noise, 0) if sampler is ddim else x0
@@ -308,7 +392,8 @@ def test_the_true_noise_leads_back_to_the_data(sampler):
 
 
 def _true_noise(schedule: Schedule, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
-    return schedule.eps_from_x0(x, x0, t)
+    a = alpha_bar_at(schedule, t)
+    return (x - a.sqrt() * x0) / (1 - a).sqrt()
 
 
 def test_where_no_signal_is_left_rounding_makes_nothing_infinite():
@@ -342,10 +427,10 @@ def test_ddpm_draws_no_noise_at_t_0():
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_a_short_schedule_never_tells_the_model_a_t_beyond_it(sampler):
     """A model trained on 1000 levels cannot notice: the sampler knows its noise levels only from the schedule."""
-    seen = []
+    most = 99 if sampler is dpm_solver else 100
     for spacing in SPACINGS:
-        list(sampler(lambda x, t: seen.append(int(t)) or x, X_T, linear_schedule(100), 100, spacing=spacing))
-    assert seen == 3 * list(range(99, -1, -1))
+        seen = [int(step.t) for step in sampler(lambda x, t: x, X_T, linear_schedule(100), most, spacing=spacing)]
+        assert len(seen) == most and seen[0] == 99 and set(seen) <= set(range(100))
 
 
 # ---- The generator protocol ----
@@ -355,13 +440,15 @@ def test_a_short_schedule_never_tells_the_model_a_t_beyond_it(sampler):
 def test_steps_are_what_they_say(sampler, dtype):
     x_T = X_T.to(dtype).requires_grad_()
     steps = list(sampler(model, x_T, SCHEDULE, 10, generator=seeded(0)))
-    assert [step.t for step in steps] == list(range(901, 0, -100))
+    visits = visited(sampler.__name__, 10)
+    assert [step.t for step in steps] == visits.tolist()
     before = [x_T, *(step.x for step in steps)]
     for x, step in zip(before, steps):
         assert step.x.dtype == step.x0.dtype == step.eps.dtype == dtype and step.x.shape == x_T.shape
         assert not step.x.requires_grad
+        a = alpha_bar_at(SCHEDULE, torch.tensor(step.t))
         torch.testing.assert_close(step.eps, model(x.detach(), torch.tensor(step.t)))
-        torch.testing.assert_close(step.x0, SCHEDULE.x0_from_eps(x.detach(), step.eps, step.t))
+        torch.testing.assert_close(step.x0, (x.detach() - (1 - a).sqrt() * step.eps) / a.sqrt(), rtol=1e-5, atol=1e-5)
 
 
 def test_only_what_is_asked_for_is_computed():
@@ -381,8 +468,34 @@ def test_only_what_is_asked_for_is_computed():
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 @pytest.mark.parametrize("steps", [0, 1001, 2.5])
 def test_bad_steps_are_named(sampler, steps):
-    with pytest.raises(ValueError, match=f"steps: got {steps}, expected an integer from 1 to 1000"):
+    most = 999 if sampler is dpm_solver else 1000
+    with pytest.raises(ValueError, match=f"steps: got {steps}, expected an integer from 1 to {most}"):
         list(sampler(model, X_T, SCHEDULE, steps))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("start", [-1, 6, 0.5])
+def test_bad_starts_are_named(sampler, start):
+    with pytest.raises(ValueError, match=f"start: got {start}, expected an integer from 0 to 5"):
+        list(sampler(model, X_T, SCHEDULE, 5, start=start))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_the_caller_may_change_x_on_the_way(sampler):
+    """With x replaced, it goes on from that; begun half-way, one without a memory does what it would have done."""
+    whole = [step.x for step in sampler(model, X_T, SCHEDULE, 6, generator=seeded(0))]
+    changed = []
+    for step in sampler(model, draw(2, 4, 6, 5, seed=9), SCHEDULE, 6, generator=seeded(0)):
+        if len(changed) < 3 and sampler is not dpm_solver or len(changed) == 0:
+            step.x = whole[len(changed)]
+        changed.append(step.x)
+    if sampler is dpm_solver:    # the prediction before the change is still in its memory
+        assert not torch.equal(changed[-1], whole[-1]) and torch.equal(changed[0], whole[0])
+    else:
+        torch.testing.assert_close(changed, whole)
+    if sampler in (ddim, euler):
+        late = [step.x for step in sampler(model, whole[1], SCHEDULE, 6, start=2)]
+        torch.testing.assert_close(late, whole[2:])
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])

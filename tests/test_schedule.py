@@ -85,6 +85,9 @@ def test_timesteps_equal_diffusers_for_every_number_of_steps(spacing):
         if spacing == "leading" and steps == 1000:             # diffusers starts at 1000, which is no level
             assert expected[0] == 1000
             expected = expected - 1
+        if spacing == "linspace" and steps == 1:               # diffusers' single step is where there is no noise
+            assert expected.tolist() == [0]
+            expected = expected + 999
         assert torch.equal(ours, expected), f"{steps} steps"
         assert ours.dtype == torch.int64 and 0 <= ours.min() and ours.max() < 1000
 
