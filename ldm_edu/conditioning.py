@@ -136,8 +136,8 @@ class MapEncoder(nn.Module):
         if maps.is_floating_point() or maps.numel() and not 0 <= int(maps.min()) <= int(maps.max()) < len(CLASSES):
             raise ValueError(f"semantic_map: got {maps.dtype} from {maps.min()} to {maps.max()}, expected integers "
                              f"from 0 to {len(CLASSES) - 1}, the classes of painting.CLASSES")
-        channels = F.one_hot(maps.long(), len(CLASSES)).movedim(-1, 1).float()            # (B, classes, S, S)
-        return self.transformer(channels.to(self.transformer.class_embedding.device))
+        channels = F.one_hot(maps.long(), len(CLASSES)).movedim(-1, 1)                    # (B, classes, S, S)
+        return self.transformer(channels.to(self.transformer.class_embedding))
 
 
 def only_one(**conditions):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from numbers import Integral, Real
 
 import torch
@@ -17,10 +17,24 @@ from torch import Tensor, nn
 from .autoencoder import Autoencoder
 from .clip import ImageTransformer
 from .conditioning import MapEncoder, TextEncoder, guided, only_one
+from .editing import image_to_image, inpaint
 from .folders import load_parts, save_parts
-from .samplers import SAMPLERS, Step
-from .schedule import Schedule, timesteps
+from .pictures import Picture, to_pictures
+from .samplers import SAMPLERS, EpsFn, Step, check_request, first_x, result
+from .schedule import Schedule
 from .unet import UNet
+
+
+def _advised(function: Callable) -> Callable:
+    """`function`, that says what to lower if a GPU's memory does not suffice for it."""
+    @wraps(function)
+    def advised(*args):
+        try:
+            return function(*args)
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError(f"Not enough GPU memory. Draw fewer pictures at a time, smaller ones (size=), "
+                                         f"or in half precision: ldm.to(dtype=torch.float16). {error}") from error
+    return advised
 
 
 class LatentDiffusion:
@@ -54,28 +68,33 @@ class LatentDiffusion:
         """
         save_parts(vars(self), folder, dtype)
 
-    def to(self, device: str | torch.device) -> LatentDiffusion:
-        """Move the networks to a device; returns self."""
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> LatentDiffusion:
+        """Move the networks to a device, or change their dtype, or both; returns self."""
         for part in vars(self).values():
             if isinstance(part, nn.Module):
-                part.to(device)
+                part.to(device, dtype)
         return self
 
-    def context(self, prompt: str | list[str] | None = None, image: Tensor | None = None,
+    def context(self, prompt: str | list[str] | None = None, image: Picture | list[Picture] | None = None,
                 semantic_map: Tensor | None = None) -> Tensor:
         """tau(y): what the cross-attention reads, (B, N, D), of exactly one kind of condition.
 
-        image: (B, 3, S, S) in [-1, 1]; semantic_map: integers (B, S, S), classes as in `painting.CLASSES`; S is the
-        size of training. Raises ValueError for none or several, for one that the model was not trained on, and for
-        another shape or range.
+        image: what `to_pictures` takes, brought to S x S, the size of training; semantic_map: integers (B, S, S),
+        classes as in `painting.CLASSES`. Raises ValueError for none or several, for one that the model was not trained
+        on, and for another shape or range.
         """
         name, y = only_one(prompt=prompt, image=image, semantic_map=semantic_map)
-        if name == "prompt":
-            return self.text(_listed(name, y))
-        encoder = {"image": self.image_encoder, "semantic_map": self.map_encoder}[name]
-        if encoder is None:
-            raise ValueError(f"{name}: this model has no encoder for it; it follows prompts alone")
-        return encoder(y.to(next(encoder.parameters()).device))
+        return self.text(_prompts(y)) if name == "prompt" else _encode(self, name, y)
+
+    def predictor(self, prompt: str | list[str] | None = None, guidance: float = 4.0,
+                  negative_prompt: str | list[str] = "", **condition) -> tuple[EpsFn, Tensor]:
+        """eps(z_t, t) of the U-Net told B prompts, for a sampler, and the context (B, N, D) that it is told.
+
+        condition: instead of a prompt, image or semantic_map, as in `context`. Rest as in `text_to_image`.
+        """
+        negatives, cond = _listed("negative_prompt", negative_prompt), self.context(prompt, **condition)
+        _check_guidance(guidance, len(negatives), len(cond))
+        return _advised(guided(self.unet, cond, self.text(negatives), guidance)), cond
 
     def text_to_image(self, prompt: str | list[str], steps: int = 30, guidance: float = 4.0, seed: int = 0,
                       size: int | tuple[int, int] | None = None, negative_prompt: str | list[str] = "",
@@ -85,67 +104,69 @@ class LatentDiffusion:
         steps: 1 ... T. guidance: 1 or less is none; SD v1 is usually run with 7.5. seed: one for the batch.
         size: in pixels, a side or (height, width), multiples of the autoencoder's factor; None is the size of
         training. negative_prompt: what guidance leads away from, for all or for each; "" is the unconditional
-        prompt. The pictures are those of diffusers' StableDiffusionPipeline with the same weights, scheduler
-        and seed. Raises ValueError naming the argument that is wrong, what came and what was expected.
+        prompt. sampler: one of `SAMPLERS`. The pictures are those of diffusers' StableDiffusionPipeline with the same
+        weights, scheduler and seed. Raises ValueError naming the argument that is wrong, what came and what was
+        expected; torch.OutOfMemoryError, on a GPU, that says what to lower.
         """
-        return self.decode(last(self.denoise(prompt, steps, guidance, seed, size, negative_prompt, sampler)).x)
+        return self.decode(result(self.denoise(prompt, steps, guidance, seed, size, negative_prompt, sampler)))
 
-    def variations(self, image: Tensor, steps: int = 30, guidance: float = 2.0, seed: int = 0,
+    def variations(self, image: Picture | list[Picture], steps: int = 30, guidance: float = 2.0, seed: int = 0,
                    sampler: str = "ddim") -> Tensor:
-        """Pictures that show what the reference images show: (B, 3, S, S) in [-1, 1] -> (B, 3, S, S).
+        """Pictures that show what the reference images show: what `to_pictures` takes -> (B, 3, S, S) in [-1, 1].
 
         S is the size of training. Arguments and errors as in `text_to_image` and `context`.
         """
-        return self.decode(last(self.denoise(None, steps, guidance, seed, sampler=sampler, image=image)).x)
+        return self.decode(result(self.denoise(None, steps, guidance, seed, sampler=sampler, image=image)))
 
     def map_to_image(self, semantic_map: Tensor, steps: int = 30, guidance: float = 2.0, seed: int = 0,
                      sampler: str = "ddim") -> Tensor:
         """Pictures laid out as semantic maps say: integers (B, S, S) -> (B, 3, S, S). Rest as in `variations`."""
         steps = self.denoise(None, steps, guidance, seed, sampler=sampler, semantic_map=semantic_map)
-        return self.decode(last(steps).x)
+        return self.decode(result(steps))
 
     @torch.no_grad()
     def denoise(self, prompt: str | list[str] | None = None, steps: int = 30, guidance: float = 4.0, seed: int = 0,
                 size: int | tuple[int, int] | None = None, negative_prompt: str | list[str] = "",
-                sampler: str = "ddim", **condition: Tensor) -> Iterator[Step]:
+                sampler: str = "ddim", **condition) -> Iterator[Step]:
         """The sampler's steps behind the three methods above, in latents; `decode(step.x0)` shows one.
 
         condition: instead of a prompt, image or semantic_map, as in `context`.
         """
-        negatives = _listed("negative_prompt", negative_prompt)
-        _check_request(prompt, guidance, seed, sampler)
-        timesteps(steps, self.schedule.T)    # raises here for wrong steps, before any work
+        check_request(sampler, steps, self.schedule.T, seed)
         height, width = _latent_size(size, self.unet.config.sample_size, self.autoencoder.factor)
-        cond, uncond = self.context(prompt, **condition), self.text(negatives)
-        if len(negatives) not in (1, len(cond)):
-            raise ValueError(f"negative_prompt: got {len(negatives)}, expected 1 or as many as conditions, {len(cond)}")
+        eps, cond = self.predictor(prompt, guidance, negative_prompt, **condition)
         generator = torch.Generator().manual_seed(int(seed))
-        x_T = torch.randn((len(cond), self.unet.config.in_channels, height, width), generator=generator).to(cond)
-        eps = guided(self.unet, cond, uncond, guidance)
+        noise = torch.randn((len(cond), self.unet.config.in_channels, height, width), generator=generator).to(cond)
+        x_T = first_x(sampler, noise, self.schedule, steps)
         return SAMPLERS[sampler](eps, x_T, self.schedule, steps, generator=generator)
 
+    image_to_image, inpaint = image_to_image, inpaint    # of editing.py: functions whose self is the model
+
+    @_advised
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] of latents, such as a step's x or x0."""
-        return self.autoencoder.from_latent(z).clamp(-1, 1)
+        """Images, float32 (B, 3, H, W) in [-1, 1], of latents, such as a step's x or x0."""
+        return self.autoencoder.from_latent(z).float().clamp(-1, 1)
 
 
-def last(steps: Iterator[Step]) -> Step:
-    """Run a sampler to its end; the last step has the result."""
-    return deque(steps, maxlen=1).pop()    # which keeps no other
+def _encode(ldm: LatentDiffusion, name: str, y: Tensor | Picture) -> Tensor:
+    """The context of a picture or a semantic map."""
+    encoder = {"image": ldm.image_encoder, "semantic_map": ldm.map_encoder}[name]
+    if encoder is None:
+        raise ValueError(f"{name}: this model has no encoder for it; it follows prompts alone")
+    weights = next(encoder.parameters())
+    if name == "image":
+        return encoder(to_pictures(y, ldm.autoencoder.factor, square=encoder.config.image_size).to(weights))
+    if not isinstance(y, Tensor):
+        raise ValueError(f"semantic_map: got {type(y).__name__}, expected a tensor of integers (batch, height, width)")
+    return encoder(y.to(weights.device))
 
 
-def _check_request(prompt: str | list[str] | None, guidance: float, seed: int, sampler: str) -> None:
-    for text in _listed("prompt", prompt) if prompt is not None else ():
-        if not text.strip():
-            raise ValueError(f"prompt: got {text!r}, expected words; the empty prompt is the unconditional one, "
-                             "which guidance leads away from")
+def _check_guidance(guidance: float, negatives: int, conditions: int) -> None:
     if not isinstance(guidance, Real) or not math.isfinite(guidance):
         raise ValueError(f"guidance: got {guidance!r}, expected a finite number; 1 is no guidance")
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed: got {seed!r}, expected an integer from 0 to 2^63 - 1")
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler: got {sampler!r}, expected one of {', '.join(SAMPLERS)}")
+    if negatives not in (1, conditions):
+        raise ValueError(f"negative_prompt: got {negatives}, expected 1 or as many as conditions, {conditions}")
 
 
 def _latent_size(size: int | tuple[int, int] | None, default: int, factor: int) -> tuple[int, int]:
@@ -156,6 +177,15 @@ def _latent_size(size: int | tuple[int, int] | None, default: int, factor: int) 
     if len(sides) != 2 or not all(isinstance(s, Integral) and s > 0 and s % factor == 0 for s in sides):
         raise ValueError(f"size: got {size!r}, expected a side or (height, width) in pixels, multiples of {factor}")
     return sides[0] // factor, sides[1] // factor
+
+
+def _prompts(prompt: str | list[str]) -> list[str]:
+    prompts = _listed("prompt", prompt)
+    for text in prompts:
+        if not text.strip():
+            raise ValueError(f"prompt: got {text!r}, expected words; the empty prompt is the unconditional one, "
+                             "which guidance leads away from")
+    return prompts
 
 
 def _listed(name: str, value: str | list[str]) -> list[str]:

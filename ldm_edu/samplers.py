@@ -188,6 +188,22 @@ def first_x(sampler: str, noise: Tensor, schedule: Schedule, steps: int, start: 
     return (1 - a).sqrt() * noise if sampler == "euler" else noise
 
 
+def result(steps: Iterator[Step], x: Tensor | None = None) -> Tensor:
+    """Run a sampler to its end, keeping nothing on the way: x after its last step, or `x` if it does none."""
+    for step in steps:
+        x = step.x
+    return x
+
+
+def check_request(sampler: str, steps: int, T: int, seed: int) -> None:
+    """Raises ValueError naming which of these is wrong, what came and what was expected."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed: got {seed!r}, expected an integer from 0 to 2^63 - 1")
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler: got {sampler!r}, expected one of {', '.join(SAMPLERS)}")
+    visited(sampler, steps, T)
+
+
 def _levels(schedule: Schedule, t: Tensor, last: Tensor) -> Iterator[tuple]:
     """For each step: t, alpha_bar at t, and alpha_bar where the step leads, which finally is `last` (1,)."""
     alpha_bar = alpha_bar_at(schedule, t)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .landscape import paint
+from .pictures import open_picture
 from .scenes import SPLITS, Caption, make_caption, make_scene
 
 
@@ -86,7 +87,7 @@ class CaptionedImages(Dataset):
 
     pairs: (image, text), the image a path or a Pillow image. Any torchvision classification set will do, given the
     names of its classes: `CaptionedImages(CIFAR10("data"), names=CIFAR10.classes)`. See `read_folder` for a folder.
-    Raises ValueError if `pairs` is empty.
+    Raises ValueError if `pairs` is empty, and, when it is asked for, for a picture that `open_picture` refuses.
     """
 
     def __init__(self, pairs: Sequence[tuple], size: tuple[int, int] = (64, 64), names: Sequence[str] | None = None):
@@ -99,8 +100,7 @@ class CaptionedImages(Dataset):
 
     def __getitem__(self, index: int) -> Example:
         image, text = self.pairs[index]
-        image = image if isinstance(image, Image.Image) else Image.open(image)
-        image = ImageOps.fit(image.convert("RGB"), self.size[::-1], Image.Resampling.LANCZOS)
+        image = ImageOps.fit(open_picture(image), self.size[::-1], Image.Resampling.LANCZOS)
         return Example(to_tensor(image), self.names[text] if self.names else text, None)
 
 
