@@ -11,15 +11,17 @@ export GOMP_SPINCOUNT = 0
 # The packages of an environment that happens to be active stay out.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help lab test tour sync refresh release
+.PHONY: help lab test tour sync bench refresh release badges
 
 help:
 	@echo "make lab      open JupyterLab on the first chapter"
 	@echo "make tour     run the first chapter without a browser, leave it and its first picture in out/"
 	@echo "make test     run every test and every notebook"
 	@echo "make sync     copy the package's definitions into the notebooks that show them"
+	@echo "make bench    time sampling beside diffusers (BENCH=--sd for the size of Stable Diffusion v1, too)"
 	@echo "make refresh  run the notebooks and store their outputs (NOTEBOOKS=notebooks/00_tour.ipynb for one)"
 	@echo "make release  write the student edition, without solutions and outputs, to out/release"
+	@echo "make badges   write Colab badges and clone commands (REPO=owner/name on GitHub, or REPO=none)"
 
 lab: $(INSTALLED)
 	$(VENV)/bin/jupyter lab notebooks/00_tour.ipynb
@@ -34,11 +36,17 @@ test: $(INSTALLED)
 sync: $(INSTALLED)
 	$(VENV)/bin/python tests/sync.py
 
+bench: $(INSTALLED)
+	$(VENV)/bin/python -m ldm_edu.bench $(BENCH)
+
 refresh: $(INSTALLED)
 	$(VENV)/bin/python tests/refresh.py $(NOTEBOOKS)
 
 release: $(INSTALLED)
 	$(VENV)/bin/python tests/release.py --out out/release $(NOTEBOOKS)
+
+badges: $(INSTALLED)
+	$(VENV)/bin/python tests/badges.py $(REPO)
 
 # The copy of requirements.txt says what is installed: a touched file with the same text installs nothing.
 $(INSTALLED): requirements.txt

@@ -19,7 +19,7 @@ from .schedule import Schedule
 @torch.no_grad()
 def image_to_image(self, prompt: str | list[str], image: Picture | list[Picture], strength: float = 0.6,
                    steps: int = 30, guidance: float = 4.0, seed: int = 0, negative_prompt: str | list[str] = "",
-                   sampler: str = "ddim") -> Tensor:
+                   sampler: str | None = None) -> Tensor:
     """Repaint pictures as prompts say: noise them part of the way, then remove the noise. (B, 3, H, W) in [-1, 1].
 
     SDEdit, Meng et al. 2021 (arXiv:2108.01073). image: one for all prompts or one for each, what `to_pictures` takes;
@@ -29,7 +29,7 @@ def image_to_image(self, prompt: str | list[str], image: Picture | list[Picture]
     scheduler and seed: the draws are the posterior's, then the noise. Raises ValueError for a strength outside 0 ... 1
     and as `text_to_image` and `to_pictures` do.
     """
-    check_request(sampler, steps, self.schedule.T, seed)
+    sampler = check_request(sampler or self.sampler, steps, self.schedule.T, seed)
     start = first_step(strength, steps)
     eps, context = self.predictor(prompt, guidance, negative_prompt)
     z_0, noise, generator = _begun(self, image, context, seed)
@@ -41,7 +41,7 @@ def image_to_image(self, prompt: str | list[str], image: Picture | list[Picture]
 @torch.no_grad()
 def inpaint(self, prompt: str | list[str], image: Picture | list[Picture], mask: Picture, strength: float = 1.0,
             steps: int = 30, guidance: float = 4.0, seed: int = 0, negative_prompt: str | list[str] = "",
-            sampler: str = "ddim", rounds: int = 1) -> Tensor:
+            sampler: str | None = None, rounds: int = 1) -> Tensor:
     """Paint anew where `mask` is 1, by a prompt; elsewhere keep the picture, as the autoencoder copies it.
 
     After each step the latent outside of the mask is replaced by the picture's, noised as far: blended latent
@@ -52,7 +52,7 @@ def inpaint(self, prompt: str | list[str], image: Picture | list[Picture], mask:
     with a U-Net of 4 channels. Returns (B, 3, H, W) in [-1, 1]. Raises ValueError for `rounds` under 1 and as
     `image_to_image` and `to_masks` do.
     """
-    check_request(sampler, steps, self.schedule.T, seed)
+    sampler = check_request(sampler or self.sampler, steps, self.schedule.T, seed)
     if isinstance(rounds, bool) or not isinstance(rounds, Integral) or rounds < 1:
         raise ValueError(f"rounds: got {rounds!r}, expected a positive integer")
     start = first_step(strength, steps)

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+CHUNK = 2**28    # bytes of a file that are mapped into memory at once
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -19,6 +22,44 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+
+
+def shapes_of(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a safetensors file, by name; no tensor is read. Raises as `read_tensors` does."""
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+
+def stream_tensors(path: str | Path, dtype: torch.dtype = torch.float32,
+                   device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of a safetensors file, one after the other, as `dtype` on `device`.
+
+    What a file has mapped counts as memory in use, so it is opened anew after every CHUNK bytes: at no moment are there
+    two copies of everything. Each tensor is a copy: in aligned memory, and the file may change. Raises as
+    `read_tensors` does.
+    """
+    sizes = {name: torch.Size(shape).numel() for name, shape in shapes_of(path).items()}
+    names = iter(sizes)
+    name = next(names, None)
+    while name is not None:
+        with _opened(path) as file:
+            mapped = 0
+            while name is not None and mapped < CHUNK:
+                tensor = file.get_tensor(name)
+                mapped += tensor.nbytes
+                yield name, tensor.to(device, dtype, copy=True)
+                del tensor
+                name = next(names, None)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator:
+    """A safetensors file to read from. Raises as `read_tensors` does."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut short: {error}") from error
 

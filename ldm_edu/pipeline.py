@@ -42,24 +42,27 @@ class LatentDiffusion:
 
     unet: predicts the noise in latents; autoencoder: latents <-> images; text: prompts -> context; schedule:
     the noise levels that the U-Net was trained on; image_encoder and map_encoder: pictures and semantic maps ->
-    context, of models that were trained on them as well.
+    context, of models that were trained on them as well; sampler: the one used where none is named.
     """
 
     def __init__(self, unet: UNet, autoencoder: Autoencoder, text: TextEncoder, schedule: Schedule,
-                 image_encoder: ImageTransformer | None = None, map_encoder: MapEncoder | None = None):
+                 image_encoder: ImageTransformer | None = None, map_encoder: MapEncoder | None = None,
+                 sampler: str = "ddim"):
         self.unet, self.autoencoder, self.text, self.schedule = unet, autoencoder, text, schedule
-        self.image_encoder, self.map_encoder = image_encoder, map_encoder
+        self.image_encoder, self.map_encoder, self.sampler = image_encoder, map_encoder, sampler
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike,
-                        device: str | torch.device | None = None) -> LatentDiffusion:
-        """The model in a diffusers folder, in float32 and eval mode, on `device` or else the CPU.
+    def from_pretrained(cls, folder: str | os.PathLike, device: str | torch.device | None = None,
+                        dtype: torch.dtype = torch.float32) -> LatentDiffusion:
+        """The model in a diffusers folder, in eval mode, as `dtype` on `device` or else the CPU.
 
-        A string "owner/name" is looked for on the Hugging Face hub if there is neither that folder here nor a
-        folder "owner": what begins like a path is a path. Raises FileNotFoundError naming the folder and what
-        it lacks; ValueError for a pipeline, a model config or a scheduler that we do not implement.
+        A string "owner/name" is looked for on the Hugging Face hub, or in its cache, if there is neither that folder
+        here nor a folder "owner": what begins like a path is a path. Weights go straight to where they shall be, one
+        tensor at a time. Raises FileNotFoundError naming the folder and what it lacks; ValueError for a pipeline, a
+        model config or a scheduler that we do not implement, and for a tensor that does not fit; MemoryError before
+        anything is loaded. A scheduler that none of our samplers follows is a warning: "ddim" takes its place.
         """
-        return cls(**load_parts(folder)).to(device or "cpu")
+        return cls(**load_parts(folder, dtype, device or "cpu"))
 
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
         """Write the diffusers folder, weights as `dtype`.
@@ -98,20 +101,20 @@ class LatentDiffusion:
 
     def text_to_image(self, prompt: str | list[str], steps: int = 30, guidance: float = 4.0, seed: int = 0,
                       size: int | tuple[int, int] | None = None, negative_prompt: str | list[str] = "",
-                      sampler: str = "ddim") -> Tensor:
+                      sampler: str | None = None) -> Tensor:
         """Pictures of B prompts, or of one string: float32 (B, 3, H, W) in [-1, 1].
 
         steps: 1 ... T. guidance: 1 or less is none; SD v1 is usually run with 7.5. seed: one for the batch.
         size: in pixels, a side or (height, width), multiples of the autoencoder's factor; None is the size of
         training. negative_prompt: what guidance leads away from, for all or for each; "" is the unconditional
-        prompt. sampler: one of `SAMPLERS`. The pictures are those of diffusers' StableDiffusionPipeline with the same
-        weights, scheduler and seed. Raises ValueError naming the argument that is wrong, what came and what was
-        expected; torch.OutOfMemoryError, on a GPU, that says what to lower.
+        prompt. sampler: one of `SAMPLERS`; None is the model's own. The pictures are those of diffusers'
+        StableDiffusionPipeline with the same weights, scheduler and seed. Raises ValueError naming the argument that
+        is wrong, what came and what was expected; torch.OutOfMemoryError, on a GPU, that says what to lower.
         """
         return self.decode(result(self.denoise(prompt, steps, guidance, seed, size, negative_prompt, sampler)))
 
     def variations(self, image: Picture | list[Picture], steps: int = 30, guidance: float = 2.0, seed: int = 0,
-                   sampler: str = "ddim") -> Tensor:
+                   sampler: str | None = None) -> Tensor:
         """Pictures that show what the reference images show: what `to_pictures` takes -> (B, 3, S, S) in [-1, 1].
 
         S is the size of training. Arguments and errors as in `text_to_image` and `context`.
@@ -119,7 +122,7 @@ class LatentDiffusion:
         return self.decode(result(self.denoise(None, steps, guidance, seed, sampler=sampler, image=image)))
 
     def map_to_image(self, semantic_map: Tensor, steps: int = 30, guidance: float = 2.0, seed: int = 0,
-                     sampler: str = "ddim") -> Tensor:
+                     sampler: str | None = None) -> Tensor:
         """Pictures laid out as semantic maps say: integers (B, S, S) -> (B, 3, S, S). Rest as in `variations`."""
         steps = self.denoise(None, steps, guidance, seed, sampler=sampler, semantic_map=semantic_map)
         return self.decode(result(steps))
@@ -127,12 +130,12 @@ class LatentDiffusion:
     @torch.no_grad()
     def denoise(self, prompt: str | list[str] | None = None, steps: int = 30, guidance: float = 4.0, seed: int = 0,
                 size: int | tuple[int, int] | None = None, negative_prompt: str | list[str] = "",
-                sampler: str = "ddim", **condition) -> Iterator[Step]:
+                sampler: str | None = None, **condition) -> Iterator[Step]:
         """The sampler's steps behind the three methods above, in latents; `decode(step.x0)` shows one.
 
         condition: instead of a prompt, image or semantic_map, as in `context`.
         """
-        check_request(sampler, steps, self.schedule.T, seed)
+        sampler = check_request(sampler or self.sampler, steps, self.schedule.T, seed)
         height, width = _latent_size(size, self.unet.config.sample_size, self.autoencoder.factor)
         eps, cond = self.predictor(prompt, guidance, negative_prompt, **condition)
         generator = torch.Generator().manual_seed(int(seed))

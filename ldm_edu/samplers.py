@@ -195,13 +195,14 @@ def result(steps: Iterator[Step], x: Tensor | None = None) -> Tensor:
     return x
 
 
-def check_request(sampler: str, steps: int, T: int, seed: int) -> None:
-    """Raises ValueError naming which of these is wrong, what came and what was expected."""
+def check_request(sampler: str, steps: int, T: int, seed: int) -> str:
+    """`sampler`, or ValueError naming which of these is wrong, what came and what was expected."""
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise ValueError(f"seed: got {seed!r}, expected an integer from 0 to 2^63 - 1")
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler: got {sampler!r}, expected one of {', '.join(SAMPLERS)}")
     visited(sampler, steps, T)
+    return sampler
 
 
 def _levels(schedule: Schedule, t: Tensor, last: Tensor) -> Iterator[tuple]:

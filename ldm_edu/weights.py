@@ -14,7 +14,7 @@ from torch import nn
 
 from .autoencoder import Autoencoder
 from .clip import CLIP, ImageTransformer, TextTransformer
-from .files import read_json, read_tensors, write_json, write_tensors
+from .files import read_json, shapes_of, stream_tensors, write_json, write_tensors
 from .layouts import (
     AUTOENCODER,
     IMAGE,
@@ -43,56 +43,80 @@ def _save(module: nn.Module, folder: str | Path, layout: Layout | ClipLayout, co
     write_json(Path(folder) / "config.json", config)
 
 
-def load_unet(folder: str | Path) -> UNet:
-    """Open a `UNet2DConditionModel` folder, in float32. Raises as `load_module`."""
-    return load_module(UNET, folder)
+def load_unet(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> UNet:
+    """Open a `UNet2DConditionModel` folder. Raises as `load_module`."""
+    return load_module(UNET, folder, dtype, device)
 
 
-def load_autoencoder(folder: str | Path) -> Autoencoder:
-    """Open an `AutoencoderKL` folder, in float32. Raises as `load_module`."""
-    return load_module(AUTOENCODER, folder)
+def load_autoencoder(folder: str | Path, dtype: torch.dtype = torch.float32,
+                     device: str | torch.device = "cpu") -> Autoencoder:
+    """Open an `AutoencoderKL` folder. Raises as `load_module`."""
+    return load_module(AUTOENCODER, folder, dtype, device)
 
 
-def load_text(folder: str | Path) -> TextTransformer:
-    """Open a `CLIPTextModel` folder, in float32. Raises as `load_module`."""
-    return load_module(TEXT, folder)
+def load_text(folder: str | Path, dtype: torch.dtype = torch.float32,
+              device: str | torch.device = "cpu") -> TextTransformer:
+    """Open a `CLIPTextModel` folder. Raises as `load_module`."""
+    return load_module(TEXT, folder, dtype, device)
 
 
-def load_image(folder: str | Path) -> ImageTransformer:
-    """Open a `CLIPVisionModel` folder, in float32. Raises as `load_module`."""
-    return load_module(IMAGE, folder)
+def load_image(folder: str | Path, dtype: torch.dtype = torch.float32,
+               device: str | torch.device = "cpu") -> ImageTransformer:
+    """Open a `CLIPVisionModel` folder. Raises as `load_module`."""
+    return load_module(IMAGE, folder, dtype, device)
 
 
-def load_module(layout: Layout, folder: str | Path) -> nn.Module:
-    """Open a folder.
+def load_module(layout: Layout, folder: str | Path, dtype: torch.dtype = torch.float32,
+                device: str | torch.device = "cpu") -> nn.Module:
+    """Open a folder, its weights as `dtype` on `device`, whatever they are in the file.
 
     Raises FileNotFoundError for a folder or file that is not there; ValueError for a damaged file, a setting
     that we do not implement, and a tensor that is missing, has no home or has another shape, each by name.
     """
     config = config_from_json(layout, _read_config(folder, layout), Path(folder) / "config.json")
-    return _fill(lambda: layout.model(config), folder, layout)
+    return _fill(lambda: layout.model(config), folder, layout, dtype, device)
 
 
-def _fill(build: Callable[[], nn.Module], folder: str | Path, layout: Layout | ClipLayout) -> nn.Module:
+def weights_file(folder: str | Path, layout: Layout | ClipLayout) -> Path:
+    """The file with the weights in a model's folder, or the one in half precision (".fp16") if there is only that.
+
+    Raises FileNotFoundError if there is neither; that of a pickle (".bin") says why it is not read and what helps.
+    """
+    folder, name = Path(folder), layout.file
+    half = folder / name.replace(".safetensors", ".fp16.safetensors")
+    if (folder / name).is_file() or not half.is_file():
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        if pickles and not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} lacks {name}; {pickles[0]} is a pickle, which may run any code and is not read. Open the "
+                "model once in diffusers or transformers, if you trust it, and save_pretrained it there")
+        return folder / name
+    return half
+
+
+def _fill(build: Callable[[], nn.Module], folder: str | Path, layout: Layout | ClipLayout,
+          dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> nn.Module:
     """The model that `build` makes, with the weights in `folder`: every tensor, and no other."""
-    # A copy of every tensor: aligned memory, so the same bits as before saving, and none of it in the file.
     # `position_ids`, in files of older transformers, are just 0, 1, 2, …
-    file = Path(folder) / layout.file
-    tensors = {layout.ours(name): tensor.to(torch.float32, copy=True)
-               for name, tensor in read_tensors(file).items() if not name.endswith("position_ids")}
-    with torch.device("meta"):    # shapes only: the weights come from the file
+    file = weights_file(folder, layout)
+    shapes = {layout.ours(name): shape for name, shape in shapes_of(file).items() if not _dropped(name)}
+    with torch.device("meta"):    # shapes only: the weights come from the file, if they fit
         model = build()
-    wanted = model.state_dict()
-    for name in tensors.keys() & wanted.keys():
-        if tensors[name].shape == (*wanted[name].shape, 1, 1):    # an old 1 × 1 convolution, now linear
-            tensors[name] = tensors[name].flatten(1)
-    wrong = [f"{layout.theirs(n)} is missing" for n in wanted if n not in tensors]
-    wrong += [f"{layout.theirs(n)} has no place in the model" for n in tensors if n not in wanted]
-    wrong += [f"{layout.theirs(n)} has shape {tuple(t.shape)}, expected {tuple(wanted[n].shape)}"
-              for n, t in tensors.items() if n in wanted and t.shape != wanted[n].shape]
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    flat = {name for name in shapes.keys() & wanted.keys() if shapes[name] == (*wanted[name], 1, 1)}
+    wrong = [f"{layout.theirs(n)} is missing" for n in wanted if n not in shapes]
+    wrong += [f"{layout.theirs(n)} has no place in the model" for n in shapes if n not in wanted]
+    wrong += [f"{layout.theirs(n)} has shape {shape}, expected {wanted[n]}"
+              for n, shape in shapes.items() if n in wanted and n not in flat and shape != wanted[n]]
     refuse(file, wrong)
+    tensors = {layout.ours(name): tensor for name, tensor in stream_tensors(file, dtype, device) if not _dropped(name)}
+    tensors |= {name: tensors[name].flatten(1) for name in flat}    # an old 1 × 1 convolution, now linear
     model.load_state_dict(tensors, assign=True)
     return model
+
+
+def _dropped(name: str) -> bool:
+    return name.endswith("position_ids")
 
 
 def save_clip(clip: CLIP, folder: str | Path, dtype: torch.dtype | None = None) -> None:

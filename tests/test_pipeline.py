@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import warnings
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +17,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from reference import (
     AUTOENCODERS,
     TEXTS,
@@ -25,6 +29,7 @@ from reference import (
     reference_text,
     reference_unet,
 )
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -359,6 +364,131 @@ def test_a_hub_download_is_opened(monkeypatch, tmp_path):
     monkeypatch.setattr(folders, "snapshot_download", download)
     LatentDiffusion.from_pretrained("some-one/model")
     assert asked == [("some-one/model", True)]
+
+
+def test_the_hub_s_answers_are_put_in_plain_words(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def answer(error: Exception):
+        def download(name, allow_patterns):
+            raise error
+        monkeypatch.setattr(folders, "snapshot_download", download)
+
+    answer(RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None)))
+    with pytest.raises(FileNotFoundError, match="'some-one/modle' is no folder here, and .* no model of that name that "
+                                                "is open to you: is it spelled right"):
+        LatentDiffusion.from_pretrained("some-one/modle")
+    answer(LocalEntryNotFoundError("no connection"))
+    with pytest.raises(FileNotFoundError, match="With a network, `hf download some-one/model` fetches it"):
+        LatentDiffusion.from_pretrained("some-one/model")
+
+
+def test_the_hub_s_cache_serves_without_a_network(monkeypatch, tmp_path):
+    """By the library itself: a cache laid out as it does, no connection, and only the files that are needed."""
+    _, mine = pair("tiny")
+    snapshot = tmp_path / "cache/models--some-one--model/snapshots/abc"
+    mine.save_pretrained(snapshot)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs/main").write_text("abc")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folders, "snapshot_download", partial(
+        folders.snapshot_download, cache_dir=tmp_path / "cache", local_files_only=True))
+    found, expected = (LatentDiffusion.from_pretrained(name) for name in ("some-one/model", snapshot))
+    assert error(latents(found, PROMPTS, steps=2), latents(expected, PROMPTS, steps=2)) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_arrive_in_the_dtype_asked_for(dtype, tmp_path):
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path, dtype=torch.float32)
+    found = LatentDiffusion.from_pretrained(tmp_path, dtype=dtype)
+    for part in ("unet", "autoencoder", "text"):
+        for name, value in getattr(found, part).state_dict().items():
+            assert torch.equal(value, getattr(mine, part).state_dict()[name].to(dtype)), name
+
+
+def test_a_folder_in_half_precision_alone_is_opened(tmp_path):
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path / "whole")
+    for file in (shutil.copytree(tmp_path / "whole", tmp_path / "half")).glob("*/*.safetensors"):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    whole, half = (LatentDiffusion.from_pretrained(tmp_path / name) for name in ("whole", "half"))
+    assert error(latents(half, PROMPTS, steps=2), latents(whole, PROMPTS, steps=2)) == 0
+
+
+def test_what_we_refuse_is_named(tmp_path, monkeypatch):
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path / "good")
+    broken = shutil.copytree(tmp_path / "good", tmp_path / "broken")
+    config = json.loads((broken / "unet/config.json").read_text())
+    for change in (dict(use_linear_projection=True), dict(attention_head_dim=[5, 10, 20, 20])):
+        (broken / "unet/config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match="broken holds Stable Diffusion 2 .*expected version 1"):
+            LatentDiffusion.from_pretrained(broken)
+    (broken / "unet/config.json").write_text(json.dumps(config))
+    weights = broken / "vae/diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(FileNotFoundError, match="vae lacks diffusion_pytorch_model.safetensors; .*_model.bin is a "
+                                                "pickle, which may run any code and is not read. Open"):
+        LatentDiffusion.from_pretrained(broken)
+    monkeypatch.setattr(folders, "free_memory", lambda device: 2**20)
+    monkeypatch.setattr(folders, "load_unet", lambda *args: pytest.fail("allocated"))
+    with pytest.raises(MemoryError, match="good needs 0.0 GiB as torch.float32, and 0.0 GiB are free on cpu; in float"):
+        LatentDiffusion.from_pretrained(tmp_path / "good")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory a process held at most")
+def test_loading_needs_hardly_more_memory_than_the_weights(tmp_path):
+    """In a process of its own, on 600 MiB of weights in 5 MiB tensors: at most 1.15 times as much on top."""
+    tensors = {f"unit.{i}.weight": torch.full((2**20 + 2**18,), float(i)) for i in range(120)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    code = f"""
+import torch
+from pathlib import Path
+from ldm_edu import files
+files.CHUNK = 2**25
+def most(): return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+torch.ones(10).half()
+before = most()
+found = dict(files.stream_tensors("{tmp_path}/model.safetensors"))
+assert all((value == int(name.split(".")[1])).all() for name, value in found.items())
+print(most() - before)
+"""
+    grown = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 600 <= grown <= 1.15 * 600
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_the_sampler_of_a_folder_is_the_model_s_own(sampler, tmp_path):
+    """Ours both ways; diffusers' class of it, too."""
+    _, mine = pair("tiny")
+    theirs = getattr(diffusers, folders.SCHEDULERS[sampler])
+    scheduler = theirs.from_config(folders.schedule_to_config(mine.schedule, sampler))
+    scheduler.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "scheduler_config.json").read_text())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert folders.sampler_from_config(config) == sampler
+        assert folders.sampler_from_config(dict(_class_name=folders.SCHEDULERS[sampler])) == sampler
+    mine = LatentDiffusion(mine.unet, mine.autoencoder, mine.text, mine.schedule, sampler=sampler)
+    mine.save_pretrained(tmp_path / "model")
+    found = LatentDiffusion.from_pretrained(tmp_path / "model")
+    assert found.sampler == sampler and type(open_theirs(tmp_path / "model").scheduler) is theirs
+    both = [latents(found, PROMPTS, steps=3, seed=1, **options) for options in ({}, dict(sampler=sampler))]
+    assert torch.equal(*both)
+
+
+@pytest.mark.parametrize("config, message", [
+    (dict(_class_name="PNDMScheduler"), "PNDMScheduler is not among our samplers; ddim is used"),
+    (dict(_class_name="LCMScheduler"), "LCMScheduler is not among our samplers; ddim is used"),
+    (dict(_class_name="EulerDiscreteScheduler", timestep_spacing="trailing"),
+     "EulerDiscreteScheduler with timestep_spacing = 'trailing' is not followed; euler steps as by default"),
+    (dict(_class_name="DPMSolverMultistepScheduler", use_karras_sigmas=True, solver_order=3),
+     "solver_order = 3, use_karras_sigmas = True is not followed; dpm_solver"),
+])
+def test_a_scheduler_that_none_of_our_samplers_follows_is_a_warning(config, message):
+    with pytest.warns(UserWarning, match=message):
+        assert folders.sampler_from_config(config) in samplers.SAMPLERS
 
 
 def test_broken_folders_are_named(tmp_path):
