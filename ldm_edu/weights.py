@@ -31,8 +31,16 @@ from .unet import UNet
 
 def save_module(module: UNet | Autoencoder | TextTransformer | ImageTransformer, folder: str | Path,
                 dtype: torch.dtype | None = None) -> None:
-    """Write a model's folder, for us, diffusers and transformers to open; weights as `dtype`, if given."""
+    """Write a model's folder, for us, diffusers and transformers to open; weights as `dtype`, if given.
+
+    Raises ValueError, having written nothing, for a model with layers that its config does not tell of, such as a LoRA.
+    """
     layout = next(layout for layout in (UNET, AUTOENCODER, TEXT, IMAGE) if isinstance(module, layout.model))
+    with torch.device("meta"):
+        plain = layout.model(module.config).state_dict()
+    if more := [name for name in module.state_dict() if name not in plain]:
+        raise ValueError(f"module: got tensors that a plain {layout.model.__name__} has not ({more[0]}, ...), expected "
+                         "none; merge a LoRA first, see merge_lora")
     _save(module, folder, layout, config_to_json(layout, module.config), dtype)
 
 
