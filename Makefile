@@ -11,12 +11,13 @@ export GOMP_SPINCOUNT = 0
 # The packages of an environment that happens to be active stay out.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help lab test tour sync bench refresh release badges
+.PHONY: help lab test test-browser tour sync bench refresh release badges
 
 help:
 	@echo "make lab      open JupyterLab on the first chapter"
 	@echo "make tour     run the first chapter without a browser, leave it and its first picture in out/"
 	@echo "make test     run every test and every notebook"
+	@echo "make test-browser  open chapters in JupyterLab in a headless Chromium, run them, move a slider"
 	@echo "make sync     copy the package's definitions into the notebooks that show them"
 	@echo "make bench    time sampling beside diffusers (BENCH=--sd for the size of Stable Diffusion v1, too)"
 	@echo "make refresh  run the notebooks and store their outputs (NOTEBOOKS=notebooks/00_tour.ipynb for one)"
@@ -32,6 +33,11 @@ tour: $(INSTALLED)
 test: $(INSTALLED)
 	$(VENV)/bin/pytest --nbval --nbval-current-env --nbval-sanitize-with=tests/nbval_sanitize.cfg \
 	    --nbval-cell-timeout=300 tests notebooks
+
+# In JupyterLab itself, in a headless Chromium.
+test-browser: $(INSTALLED)
+	$(VENV)/bin/python -m pip install -q 'playwright>=1.45'
+	$(VENV)/bin/pytest -q tests/browser.py
 
 sync: $(INSTALLED)
 	$(VENV)/bin/python tests/sync.py
