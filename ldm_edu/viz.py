@@ -211,13 +211,9 @@ def contact_sheet(images: Sequence[Tensor], columns: int = 8, scale: int = 2, ga
     return Image.fromarray(sheet)
 
 
-def draw_conditions(ldm: LatentDiffusion, examples: Sequence[Example]) -> Figure:
-    """Three ways to ask for a scene, and what is drawn: one column an example, which must have a semantic map."""
-    images, maps = (torch.stack([getattr(e, name) for e in examples]) for name in ("image", "semantic_map"))
-    rows = {"a scene": images, "told its caption": ldm.text_to_image([e.text for e in examples]),
-            "shown its picture": ldm.variations(images),
-            "its semantic map": maps, "given that map": ldm.map_to_image(maps)}
-    figure, axes = plt.subplots(len(rows), len(examples), figsize=(1.75 * len(examples), 1.75 * len(rows)), dpi=80,
+def picture_table(rows: dict[str, Sequence[Tensor]], titles: Sequence[str]) -> Figure:
+    """Named rows of pictures (3, H, W) or semantic maps (H, W), with a title above each column."""
+    figure, axes = plt.subplots(len(rows), len(titles), figsize=(1.75 * len(titles), 1.75 * len(rows)), dpi=80,
                                 layout="constrained", squeeze=False)
     for line, (name, pictures) in zip(axes, rows.items()):
         for axis, picture in zip(line, pictures):
@@ -225,9 +221,28 @@ def draw_conditions(ldm: LatentDiffusion, examples: Sequence[Example]) -> Figure
             axis.set(xticks=[], yticks=[])
         line[0].axis("on")
         line[0].set_ylabel(name, fontsize=10)
-    for axis, example in zip(axes[0], examples):
-        axis.set_title(textwrap.fill(example.text, 27), fontsize=7)
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(textwrap.fill(title, 27), fontsize=7)
     return figure
+
+
+def draw_conditions(ldm: LatentDiffusion, examples: Sequence[Example]) -> Figure:
+    """Three ways to ask for a scene, and what is drawn: one column an example, which must have a semantic map."""
+    images, maps = (torch.stack([getattr(e, name) for e in examples]) for name in ("image", "semantic_map"))
+    texts = [e.text for e in examples]
+    return picture_table({"a scene": images, "told its caption": ldm.text_to_image(texts),
+                          "shown its picture": ldm.variations(images), "its semantic map": maps,
+                          "given that map": ldm.map_to_image(maps)}, texts)
+
+
+def draw_edits(ldm: LatentDiffusion, examples: Sequence[Example], prompts: Sequence[str]) -> Figure:
+    """Scenes repainted as a prompt each says; and with their middle cut out and a mushroom painted into it."""
+    images, mask = torch.stack([e.image for e in examples]), torch.zeros(1, 1, 64, 64)
+    mask[..., 16:56, 16:48] = 1
+    mushroom = ["a big red mushroom in the middle"] * len(images)
+    return picture_table({"a scene": images, "image to image": ldm.image_to_image(list(prompts), images, 0.7),
+                          "cut out": images * (1 - mask) + 0.6 * mask,
+                          "inpainted": ldm.inpaint(mushroom, images, mask, rounds=4)}, prompts)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -243,6 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     world = TinyWorlds("validation", 48)
     if ldm.image_encoder is not None and ldm.map_encoder is not None:
         draw_conditions(ldm, [world[i] for i in range(6)]).savefig(args.out / "conditions.png")
+    draw_edits(ldm, [world[i] for i in range(6)], GALLERY[6:12]).savefig(args.out / "edits.png")
     contact_sheet([world[i].image for i in range(48)], columns=12).save(args.out / "world.png", optimize=True)
     with torch.no_grad():
         originals = torch.stack([world[i].image for i in range(12)])
