@@ -11,12 +11,13 @@ export GOMP_SPINCOUNT = 0
 # The packages of an environment that happens to be active stay out.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help lab test test-browser tour sync bench refresh release badges
+.PHONY: help lab test test-slow test-browser tour sync bench refresh release badges
 
 help:
 	@echo "make lab      open JupyterLab on the first chapter"
 	@echo "make tour     run the first chapter without a browser, leave it and its first picture in out/"
 	@echo "make test     run every test and every notebook"
+	@echo "make test-slow  compare with diffusers at the full size of Stable Diffusion v1 (8 GB of memory, minutes)"
 	@echo "make test-browser  open chapters in JupyterLab in a headless Chromium, run them, move a slider"
 	@echo "make sync     copy the package's definitions into the notebooks that show them"
 	@echo "make bench    time sampling beside diffusers (BENCH=--sd for the size of Stable Diffusion v1, too)"
@@ -38,6 +39,10 @@ test: $(INSTALLED)
 test-browser: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q 'playwright>=1.45'
 	$(VENV)/bin/pytest -q tests/browser.py
+
+# At the full size of Stable Diffusion v1, with random weights: the figures stand under PASSES.
+test-slow: $(INSTALLED)
+	$(VENV)/bin/pytest --slow -m slow -rP tests
 
 sync: $(INSTALLED)
 	$(VENV)/bin/python tests/sync.py

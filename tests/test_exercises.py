@@ -18,9 +18,8 @@ import pytest
 import torch
 import wrong_answers
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from release import main as make_release
 from release import release
-from sync import ROOT, python, save
+from sync import ROOT, python
 
 from ldm_edu import exercises
 from ldm_edu.exercises import Exercise, Hint, check, find
@@ -509,14 +508,3 @@ def test_each_fault_of_a_run_is_found(notebook, monkeypatch, fault, plant):
     plant(notebook)
     found = run_faults(notebook, monkeypatch)
     assert bool(found) == bool(fault) and fault in "".join(found)
-
-
-def test_the_student_edition(notebook, tmp_path, capsys):
-    save(notebook, tmp_path / "99.ipynb")
-    make_release(["--out", str(tmp_path / "out"), str(tmp_path / "99.ipynb")])
-    released = nbformat.read(tmp_path / "out/99.ipynb", as_version=4)
-    assert [cell.id for cell in released.cells] == [cell.id for n, cell in enumerate(notebook.cells) if n not in (4, 8)]
-    assert released.cells[2].source == notebook.cells[2].source
-    assert released.cells[3].metadata == notebook.cells[3].metadata
-    assert all(not cell.outputs for cell in released.cells if cell.cell_type == "code")
-    assert nbformat.read(tmp_path / "99.ipynb", as_version=4) == notebook

@@ -1,0 +1,359 @@
+"""The doctor: each planted fault is named by its own check and by no other, and what is healthy has no finding."""
+import copy
+import csv
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import nn
+
+from ldm_edu import DATA, training
+from ldm_edu.checkup import REMEDIES, Finding, examine_training, report
+from ldm_edu.doctor import SCHEDULES, Case, default_examples, examine, examine_run, main
+from ldm_edu.faults import FAULTS, planted
+from ldm_edu.files import read_tensors, write_tensors
+from ldm_edu.pipeline import LatentDiffusion
+from ldm_edu.schedule import cosine_schedule, linear_schedule, scaled_linear_schedule
+from ldm_edu.training import TrainConfig, logged, train
+from ldm_edu.unet import UNet
+
+CHECKPOINT = DATA / "tiny-worlds"
+
+
+@pytest.fixture(scope="module")
+def ldm() -> LatentDiffusion:
+    return LatentDiffusion.from_pretrained(CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def examples() -> list:
+    return default_examples()[:16]
+
+
+@pytest.fixture(scope="module")
+def weights(ldm) -> dict[str, torch.Tensor]:
+    return {f"{part}.{name}": value.clone() for part, network in vars(ldm).items()
+            if isinstance(network, nn.Module) for name, value in network.state_dict().items()}
+
+
+def checks(found: list[Finding]) -> list[str]:
+    assert all(finding.remedy and finding.severity in ("stop", "fault", "warning") for finding in found)
+    return [finding.check for finding in found]
+
+
+# ---- A model ----
+
+def test_the_shipped_checkpoint_has_no_finding(capsys):
+    assert main([str(CHECKPOINT)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Nothing found. Checked: numbers, ") and "attention entropy" in said
+
+
+def test_and_by_a_margin(ldm, examples):
+    """Thresholds that are stricter by far hold, too, so that the next checkpoint does not fall ill by chance."""
+    with torch.no_grad():
+        case = Case(ldm, examples)
+        for kind in case.contexts:
+            for t, most in zip(case.levels, case.schedule.alpha_bar[case.levels].tolist()):
+                assert case.loss(t, kind) < 0.7 * most
+            assert sum(case.loss(t, kind, shift=1) / case.loss(t, kind) for t in case.levels) / 5 > 1.5
+        for t in case.levels[1:4]:
+            told = {u: case.loss(t, "text", u) for u in range(t - 100, t + 101, 20)}
+            assert abs(min(told, key=told.get) - t) <= 20 and min(told.values()) > 0.97 * told[t]
+    assert 0.85 < case.z.std() < 1.15
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_named_and_no_other(ldm, weights, examples, name):
+    assert checks(examine(planted(ldm, name), examples)) == [FAULTS[name].check]
+    for part, network in vars(ldm).items():
+        for key, value in network.state_dict().items() if isinstance(network, nn.Module) else ():
+            assert torch.equal(value, weights[f"{part}.{key}"]), f"{name} has changed the original's {part}.{key}"
+
+
+class Dull(nn.Module):
+    """Knows the noise level, and only a hint of what the U-Net knows."""
+
+    def __init__(self, unet, schedule):
+        super().__init__()
+        self.unet, self.schedule, self.config = unet, schedule, unet.config
+
+    def forward(self, x, t, context):
+        return 0.95 * (1 - self.schedule.alpha_bar[t]).sqrt() * x + 0.05 * self.unet(x, t, context)
+
+
+def _nothing(module: nn.Module):
+    for parameter in module.parameters():
+        parameter.zero_()
+
+
+def _channel(ldm):
+    ldm.autoencoder.quant_conv.weight[[2, 6]] = 0
+    ldm.autoencoder.quant_conv.bias[[2, 6]] = 0
+
+
+def _other_unet(ldm):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        ldm.unet = UNet(ldm.unet.config).eval()
+        nn.init.normal_(ldm.unet.conv_out.weight, std=0.1)
+
+
+def _other_map(ldm):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        ldm.map_encoder.transformer = type(ldm.map_encoder.transformer)(ldm.map_encoder.transformer.config)
+
+
+def _text_alone(ldm):
+    ldm.image_encoder = ldm.map_encoder = None
+
+
+def _same_tokens(ldm):
+    _text_alone(ldm)
+    ldm.text.tokenize = lambda prompts: torch.full((len(prompts), 32), 5)
+
+
+MORE = {
+    "healthy, told by text alone": (_text_alone, []),
+    "SD's scale": (lambda ldm: vars(ldm.autoencoder).update(config=replace(ldm.autoencoder.config, scale=0.18215)),
+                   ["latent scale"]),
+    "one dead channel": (_channel, ["KL"]),
+    "a decoder that gives up": (lambda ldm: _nothing(ldm.autoencoder.decoder.conv_out), ["reconstruction"]),
+    "infinity in the autoencoder": (lambda ldm: ldm.autoencoder.decoder.conv_out.bias.fill_(float("inf")), ["numbers"]),
+    "cosine": (lambda ldm: vars(ldm).update(schedule=cosine_schedule()), ["schedule"]),
+    "a schedule of nobody": (lambda ldm: vars(ldm).update(schedule=scaled_linear_schedule(beta_end=0.03)),
+                             ["schedule"]),
+    "a random U-Net": (_other_unet, ["zero predictor"]),
+    "a dull U-Net": (lambda ldm: vars(ldm).update(unet=Dull(ldm.unet, ldm.schedule)), ["trivial predictor"]),
+    "the same tokens whatever the prompt": (_same_tokens, ["context"]),
+    "no image encoder": (lambda ldm: _nothing(ldm.image_encoder), ["context"]),
+    "another map encoder": (_other_map, ["listening"]),
+    "one layer without queries": (lambda ldm: _nothing(ldm.unet.mid_block.attention.block.cross_attn.to_q),
+                                  ["attention entropy"]),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_more_faults(ldm, examples, name):
+    plant, expected = MORE[name]
+    broken = copy.deepcopy(ldm)
+    with torch.no_grad():
+        plant(broken)
+    assert checks(examine(broken, examples)) == expected
+
+
+def test_captions_of_other_pictures_are_noticed(ldm, examples):
+    texts = [example.text for example in examples]
+    mixed = [example._replace(text=text, semantic_map=None) for example, text in zip(examples, texts[5:] + texts[:5])]
+    found = examine(ldm, mixed)
+    assert checks(found) == ["listening"] and "the text of another picture" in found[0].what
+
+
+def test_which_schedule_would_fit_is_said(ldm, examples):
+    found = examine(planted(ldm, "the schedule is another than in training"), examples)
+    assert "that of the scaled-linear schedule" in found[0].what and found[0].severity == "stop"
+    assert {make().T for make in SCHEDULES.values()} == {1000}
+
+
+def test_the_same_every_time(ldm, examples):
+    broken = planted(ldm, "the text encoder is not the one of the training")
+    assert examine(broken, examples[:8]) == examine(broken, examples[:8])
+
+
+def test_the_loss_is_the_mean_squared_error_of_the_noise(ldm, examples):
+    """Written out, with diffusers' way to add noise."""
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    with torch.no_grad():
+        case = Case(ldm, examples[:8])
+        t = torch.full((8,), 500)
+        noisy = scheduler.add_noise(case.z, case.eps, t)
+        shifted = ldm.text([examples[(i - 1) % 8].text for i in range(8)])
+        expected = [(ldm.unet(noisy, t, context) - case.eps).square().mean().item()
+                    for context in (ldm.text([example.text for example in examples[:8]]), shifted)]
+        expected.append((ldm.unet(noisy, t - 100, shifted) - case.eps).square().mean().item())
+        found = [case.loss(500, "text"), case.loss(500, "text", shift=1), case.loss(500, "text", told=400, shift=1)]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("t", [50, 500, 950])
+def test_the_error_of_the_best_multiple_is_alpha_bar(t):
+    """Of latents with variance 1: by least squares, on a million numbers."""
+    schedule = linear_schedule()
+    z, eps = torch.randn(2, 1_000_000, generator=torch.Generator().manual_seed(0))
+    z_t = schedule.add_noise(z, eps, t)
+    best = (z_t @ eps) / (z_t @ z_t)
+    assert (best * z_t - eps).square().mean().item() == pytest.approx(schedule.alpha_bar[t].item(), rel=0.01)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda examples: examples[:7], "examples: got 7, expected at least 8, with different texts"),
+    (lambda examples: [examples[0]] * 8, "examples: got 8, expected at least 8, with different texts"),
+    (lambda examples: [e._replace(image=e.image[:, :60]) for e in examples], "image size 60 × 64"),
+    (lambda examples: [e._replace(image=e.image * 127) for e in examples], r"expected pixels in \[-1, 1\]"),
+])
+def test_bad_examples_are_named(ldm, examples, change, message):
+    with pytest.raises(ValueError, match=message):
+        examine(ldm, change(examples))
+
+
+def test_an_unknown_fault_is_named(ldm):
+    with pytest.raises(ValueError, match="name: got 'gremlins', expected one of the scale factor is forgotten, "):
+        planted(ldm, "gremlins")
+
+
+def test_the_report():
+    found = [Finding("KL", "fault", "two channels. " * 10), Finding("schedule", "stop", "another.")]
+    lines = report(found).splitlines()
+    assert max(map(len, lines)) <= 90 and lines[0].startswith("fault, KL: two") and "  -> Posterior" in report(found)
+    assert lines[-1] == "The checks after that had to wait: mend it, then ask again."
+    assert report(found[:1]).splitlines()[-1] != lines[-1] and report([]) == "Nothing found."
+    assert {fault.check for fault in FAULTS.values()} <= set(REMEDIES)
+
+
+# ---- A training run ----
+
+def run(folder, steps=300, **config):
+    """A small run, and the files it leaves."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+    nn.init.zeros_(model[0].bias)
+
+    def loss_fn(model, generator):
+        x = torch.randn(16, 4, generator=generator)
+        mse = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        return {"mse": mse, "size": 0.01 * model[0].weight.square().mean()}
+
+    folder.mkdir()
+    config = TrainConfig(**dict(steps=steps, lr=1e-2, warmup=5, save_every=100) | config)
+    for _ in logged(train(model, loss_fn, config, folder / "state.safetensors"), folder / "log.csv", "toy", steps):
+        pass
+    return folder
+
+
+def test_a_healthy_run_has_no_finding(tmp_path, capsys):
+    assert examine_training(run(tmp_path / "a")) == [] == examine_training(run(tmp_path / "b", steps=20))
+    assert main([str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out == "Nothing found. Checked: log, EMA, numbers.\n"
+
+
+def _never(ema, model, decay, step):
+    pass
+
+
+def _far_too_slow(ema, model, decay, step):
+    for average, value in zip(ema.parameters(), model.parameters()):
+        average.data.lerp_(value.data, 1e-5)
+
+
+@pytest.mark.parametrize("update", [_never, _far_too_slow])
+def test_an_average_that_does_not_follow_is_found(tmp_path, monkeypatch, capsys, update):
+    monkeypatch.setattr(training, "ema_update", update)
+    assert checks(examine_training(run(tmp_path / "a"))) == ["EMA"]
+    assert main([str(tmp_path / "a")]) == 1 and "call ema_update after every step" in capsys.readouterr().out
+
+
+def test_an_average_that_never_moved_is_found_however_little_was_trained(tmp_path, monkeypatch):
+    """The bias that began as zeros gives it away."""
+    monkeypatch.setattr(training, "ema_update", _never)
+    found = examine_training(run(tmp_path / "a", steps=3, warmup=100))
+    assert checks(found) == ["EMA"] and "1 of 4 tensors are as before the training" in found[0].what
+
+
+@pytest.mark.parametrize("row, change, expected", [
+    (250, lambda loss: "nan", ["log"]), (3, lambda loss: "inf", ["log"]),
+    (270, lambda loss: "9000", ["log"]), (100, lambda loss: "9", []),
+])
+def test_losses_that_explode_are_found(tmp_path, row, change, expected):
+    folder = run(tmp_path / "a")
+    with open(folder / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number in range(row, 300 if row == 270 else row + 1):
+        rows[number]["mse"] = change(rows[number]["mse"])
+    with open(folder / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    found = examine_training(folder)
+    assert checks(found) == expected and all(f"row {row + 1} " in f.what for f in found if f.severity == "stop")
+
+
+def test_weights_that_are_no_numbers_are_found(tmp_path):
+    folder = run(tmp_path / "a")
+    tensors = read_tensors(folder / "state.safetensors")
+    tensors["model.2.bias"].fill_(float("nan"))
+    write_tensors(folder / "state.safetensors", tensors)
+    found = examine_training(folder)
+    assert checks(found) == ["numbers"] and "2.bias" in found[0].what
+
+
+@pytest.fixture
+def ldm_run(ldm, tmp_path):
+    """The files of a run of the recipe ldm that has just reached the shipped weights, and the checkpoint beside it."""
+    folder = tmp_path / "training" / "mine-ldm"
+    folder.mkdir(parents=True)
+    (tmp_path / "mine").symlink_to(CHECKPOINT, target_is_directory=True)
+    parts = {"unet": ldm.unet, "text": ldm.text, "image": ldm.image_encoder, "map": ldm.map_encoder}
+    tensors = {f"{kind}.{part}.{name}": value.clone() for part, network in parts.items()
+               for name, value in network.state_dict().items() for kind in ("model", "ema")}
+
+    def change(plant):
+        for name in tensors:
+            tensors[name] = plant(name, tensors[name])
+        write_tensors(folder / "state.safetensors", tensors | {"step": torch.tensor(7)})
+        (folder / "log.csv").write_text("step,lr,loss\n" + "".join(f"{i},0.001,0.1\n" for i in range(7)))
+        return folder
+    return change
+
+
+def test_a_run_of_the_u_net_is_examined_with_its_averaged_weights(ldm_run, capsys):
+    assert main([str(ldm_run(lambda name, value: value))]) == 0
+    folder = ldm_run(lambda name, value: 0 * value if ".text." in name else value)
+    assert main([str(folder)]) == 1 and "fault, context: whatever the text" in capsys.readouterr().out
+
+
+def test_an_average_that_lags_is_found(ldm_run, tmp_path):
+    def lag(name, value):
+        noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+        return value + 0.25 * value.std() * noise if name.startswith("ema.unet.") and value.ndim > 1 else value
+
+    assert checks(examine_run(ldm_run(lag), CHECKPOINT)) == ["EMA lag"]
+
+
+# ---- What cannot be examined ----
+
+def test_what_is_neither_checkpoint_nor_run_is_refused(tmp_path, capsys):
+    def refused(folder) -> str:
+        assert main([str(folder)]) == 2
+        ran = capsys.readouterr()
+        assert ran.out == "" and "Traceback" not in ran.err
+        return ran.err
+
+    assert "nowhere is no checkpoint (with model_index.json) and no training run" in refused(tmp_path / "nowhere")
+    assert "is no checkpoint" in refused(tmp_path)
+    (tmp_path / "model_index.json").write_text("{")
+    assert "lacks unet/config.json" in refused(tmp_path)
+    (tmp_path / "model_index.json").unlink()
+    folder = run(tmp_path / "a")
+    (folder / "log.csv").write_text("step,lr,loss\n1,0.1,low\n")
+    assert "log.csv: expected numbers, could not convert string to float: 'low'" in refused(folder)
+    (folder / "log.csv").write_text("step,lr,loss\n")
+    assert "is no run: expected rows in log.csv" in refused(folder)
+    (folder / "log.csv").unlink()
+    assert re.search("folder: .*a lacks log.csv$", refused(folder).strip())
+
+
+def test_a_run_of_another_model_is_refused(ldm_run, capsys):
+    folder = ldm_run(lambda name, value: value[:1] if name.endswith("unet.conv_in.bias") else value)
+    assert main([str(folder)]) == 2 and re.search("mine-ldm is no run of .*mine: ", capsys.readouterr().err)
+
+
+def test_a_checkpoint_with_the_wrong_scheduler_on_disk(ldm, tmp_path, capsys):
+    ldm.save_pretrained(tmp_path / "mine")
+    path = tmp_path / "mine/scheduler/scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"beta_schedule": "linear"}))
+    assert main([str(tmp_path / "mine")]) == 1
+    assert "stop, schedule: " in capsys.readouterr().out
