@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .pictures import Picture, to_masks, to_pictures
-from .samplers import SAMPLERS, EpsFn, Step, alpha_bar_at, check_request, first_x, result, visited
+from .samplers import SAMPLERS, EpsFn, Step, alpha_bar_at, check_request, first_x, last_x, visited
 from .schedule import Schedule
 
 
@@ -35,7 +35,7 @@ def image_to_image(self, prompt: str | list[str], image: Picture | list[Picture]
     z_0, noise, generator = _begun(self, image, context, seed)
     z = first_x(sampler, noise, self.schedule, steps, start, z_0)
     run = SAMPLERS[sampler](eps, z, self.schedule, steps, start=start, generator=generator)
-    return self.decode(result(run, z))
+    return self.decode(last_x(run, z))
 
 
 @torch.no_grad()

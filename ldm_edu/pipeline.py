@@ -20,7 +20,7 @@ from .conditioning import MapEncoder, TextEncoder, guided, only_one
 from .editing import image_to_image, inpaint
 from .folders import load_parts, save_parts
 from .pictures import Picture, to_pictures
-from .samplers import SAMPLERS, EpsFn, Step, check_request, first_x, result
+from .samplers import SAMPLERS, EpsFn, Step, check_request, first_x, last_x
 from .schedule import Schedule
 from .unet import UNet
 
@@ -111,7 +111,7 @@ class LatentDiffusion:
         StableDiffusionPipeline with the same weights, scheduler and seed. Raises ValueError naming the argument that
         is wrong, what came and what was expected; torch.OutOfMemoryError, on a GPU, that says what to lower.
         """
-        return self.decode(result(self.denoise(prompt, steps, guidance, seed, size, negative_prompt, sampler)))
+        return self.decode(last_x(self.denoise(prompt, steps, guidance, seed, size, negative_prompt, sampler)))
 
     def variations(self, image: Picture | list[Picture], steps: int = 30, guidance: float = 2.0, seed: int = 0,
                    sampler: str | None = None) -> Tensor:
@@ -119,13 +119,13 @@ class LatentDiffusion:
 
         S is the size of training. Arguments and errors as in `text_to_image` and `context`.
         """
-        return self.decode(result(self.denoise(None, steps, guidance, seed, sampler=sampler, image=image)))
+        return self.decode(last_x(self.denoise(None, steps, guidance, seed, sampler=sampler, image=image)))
 
     def map_to_image(self, semantic_map: Tensor, steps: int = 30, guidance: float = 2.0, seed: int = 0,
                      sampler: str | None = None) -> Tensor:
         """Pictures laid out as semantic maps say: integers (B, S, S) -> (B, 3, S, S). Rest as in `variations`."""
         steps = self.denoise(None, steps, guidance, seed, sampler=sampler, semantic_map=semantic_map)
-        return self.decode(result(steps))
+        return self.decode(last_x(steps))
 
     @torch.no_grad()
     def denoise(self, prompt: str | list[str] | None = None, steps: int = 30, guidance: float = 4.0, seed: int = 0,

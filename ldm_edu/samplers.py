@@ -188,7 +188,7 @@ def first_x(sampler: str, noise: Tensor, schedule: Schedule, steps: int, start: 
     return (1 - a).sqrt() * noise if sampler == "euler" else noise
 
 
-def result(steps: Iterator[Step], x: Tensor | None = None) -> Tensor:
+def last_x(steps: Iterator[Step], x: Tensor | None = None) -> Tensor:
     """Run a sampler to its end, keeping nothing on the way: x after its last step, or `x` if it does none."""
     for step in steps:
         x = step.x

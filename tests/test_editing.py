@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ldm_edu import editing, samplers
 from ldm_edu.editing import ddim_invert, first_step, image_to_image
-from ldm_edu.samplers import SAMPLERS, ddim, result
+from ldm_edu.samplers import SAMPLERS, ddim, last_x
 
 SCHEDULERS = {
     "ddim": lambda: DDIMScheduler(**SD, set_alpha_to_one=False, timestep_spacing="leading"),
@@ -152,8 +152,8 @@ def test_inversion_leads_back_and_more_steps_lead_back_better():
         return x.tanh()
 
     def lost(steps: int) -> float:
-        noise = result(ddim_invert(eps, x_0, mine.schedule, steps))
-        return (result(ddim(eps, noise, mine.schedule, steps)) - x_0).square().mean().sqrt().item()
+        noise = last_x(ddim_invert(eps, x_0, mine.schedule, steps))
+        return (last_x(ddim(eps, noise, mine.schedule, steps)) - x_0).square().mean().sqrt().item()
 
     errors = [lost(steps) for steps in (10, 40, 160)]
     assert errors[2] < 0.02 and errors[0] > 2 * errors[1] > 4 * errors[2]
