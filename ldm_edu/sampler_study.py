@@ -1,0 +1,122 @@
+"""How many steps does a picture need? Four samplers from the same noise, judged by the oracle and by a distance.
+
+`python -m ldm_edu.sampler_study [--count N] [--threads 1] [--out FILE]` draws the pictures of the first N validation
+prompts with every sampler at every number of steps, then with DDIM at every guidance, and keeps a table in
+data/samplers/quality.csv.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in `recipes`
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import DATA
+from .distances import features, frechet_distance
+from .files import replacing
+from .metrics import GUIDANCE, Oracle, captions_of, score
+from .pipeline import LatentDiffusion
+from .samplers import SAMPLERS
+from .scenes import Caption
+from .worlds import render, to_float
+
+STEPS = (2, 4, 8, 15, 30, 60)
+GUIDANCES = (1.0, 2.0, 4.0, 8.0, 16.0)
+GUIDANCE_STEPS = 15
+REAL = 1024    # renders that the pictures are held against
+TABLE = DATA / "samplers" / "quality.csv"
+
+
+class Quality(NamedTuple):
+    """One line of the table. sampler: or "renders", the true scenes, or "rebuilt", these through the autoencoder.
+
+    accuracy: share of the stated attributes that the oracle finds; all_right: share of prompts with every one found;
+    distance: Fréchet distance in our space of features (`distances`) to the renders of `REAL` other scenes.
+    """
+
+    sampler: str
+    steps: int
+    guidance: float
+    accuracy: float
+    all_right: float
+    distance: float
+
+
+def judge_pictures(pictures: Tensor, captions: Sequence[Caption], real: Tensor,
+                   oracle: Oracle) -> tuple[float, float, float]:
+    """accuracy, all_right and distance of pictures (B, 3, 64, 64) in [-1, 1]; real: features (N, 96) of renders.
+
+    Raises ValueError for another number of captions than pictures.
+    """
+    found = score(list(captions), oracle.read(pictures))
+    return found.accuracy, found.all_right, frechet_distance(real, features(pictures))
+
+
+def draw_captions(ldm: LatentDiffusion, captions: Sequence[Caption], sampler: str, steps: int, guidance: float,
+                  batch: int = 64) -> Tensor:
+    """A picture of each caption, (B, 3, S, S) in [-1, 1]; batch k of them starts from the noise of seed k."""
+    prompts = [caption.text for caption in captions]
+    return torch.cat([ldm.text_to_image(prompts[i:i + batch], steps, guidance, seed=i // batch, sampler=sampler)
+                      for i in range(0, len(prompts), batch)])
+
+
+def quality_table(ldm: LatentDiffusion, count: int = 128, steps: Sequence[int] = STEPS,
+                  guidances: Sequence[float] = GUIDANCES) -> list[Quality]:
+    """The whole table for `count` prompts: renders, rebuilt, samplers against steps, DDIM against guidance."""
+    captions, oracle = captions_of("validation", count), Oracle.load()
+    renders = to_float(render("validation", count + REAL)[0])
+    own, real = renders[:count], features(renders[count:])
+    with torch.no_grad():
+        rebuilt = torch.cat([ldm.decode(ldm.autoencoder.to_latent(part)) for part in own.split(64)])
+    rows = [Quality(name, 0, 0.0, *judge_pictures(pictures, captions, real, oracle))
+            for name, pictures in (("renders", own), ("rebuilt", rebuilt))]
+    runs = [(sampler, n, GUIDANCE) for n in steps for sampler in SAMPLERS]
+    runs += [("ddim", GUIDANCE_STEPS, scale) for scale in guidances]
+    for run in tqdm(list(dict.fromkeys(runs)), desc="samplers"):
+        rows.append(Quality(*run, *judge_pictures(draw_captions(ldm, captions, *run), captions, real, oracle)))
+    return rows
+
+
+def load_quality(path: Path = TABLE) -> list[Quality]:
+    """The table that the command has stored. Raises FileNotFoundError if there is none."""
+    with open(path, newline="") as file:
+        next(lines := csv.reader(file))
+        return [Quality(name, int(steps), *map(float, figures)) for name, steps, *figures in lines]
+
+
+def save_quality(rows: Sequence[Quality], path: Path = TABLE) -> None:
+    """Write the table, four digits after the point; a killed run leaves the last good one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part, open(part, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Quality._fields)
+        writer.writerows([f"{v:.4f}" if isinstance(v, float) else v for v in row] for row in rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_edu.sampler_study", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=DATA / "tiny-worlds")
+    parser.add_argument("--count", type=int, default=128, help="prompts")
+    parser.add_argument("--threads", type=int, help="CPU threads for torch (default: all cores)")
+    parser.add_argument("--out", type=Path, default=TABLE)
+    args = parser.parse_args(arguments)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rows = quality_table(LatentDiffusion.from_pretrained(args.checkpoint), args.count)
+    save_quality(rows, args.out)
+    for row in rows:
+        print(" | ".join(f"{v:.3f}" if isinstance(v, float) else f"{v!s:>10s}" for v in row))
+
+
+if __name__ == "__main__":
+    main()

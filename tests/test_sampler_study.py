@@ -1,0 +1,97 @@
+"""The study of samplers: which pictures it draws, from which noise, how it judges them, and what it has stored."""
+import pytest
+import torch
+
+from ldm_edu import sampler_study
+from ldm_edu.distances import features
+from ldm_edu.metrics import Oracle, captions_of
+from ldm_edu.sampler_study import (
+    GUIDANCE_STEPS,
+    GUIDANCES,
+    STEPS,
+    Quality,
+    draw_captions,
+    judge_pictures,
+    load_quality,
+    quality_table,
+    save_quality,
+)
+from ldm_edu.samplers import SAMPLERS
+from ldm_edu.worlds import render, to_float
+
+RUNS = {(sampler, n, 4.0) for sampler in SAMPLERS for n in STEPS} | {("ddim", GUIDANCE_STEPS, s) for s in GUIDANCES}
+
+
+class Painter:
+    """Stands in for the model: a picture of the call's seed, and a list of the calls."""
+
+    def __init__(self):
+        self.calls = []
+        self.autoencoder = self
+
+    def text_to_image(self, prompts, steps, guidance, seed, sampler):
+        self.calls.append((tuple(prompts), steps, guidance, seed, sampler))
+        return torch.full((len(prompts), 3, 64, 64), seed / 10)
+
+    def to_latent(self, images):
+        return images
+
+    def decode(self, z):
+        return z
+
+
+def test_each_caption_is_drawn_once_each_batch_from_its_own_seed():
+    captions, painter = captions_of("validation", 5), Painter()
+    pictures = draw_captions(painter, captions, "euler", 7, 3.0, batch=2)
+    texts = [caption.text for caption in captions]
+    assert painter.calls == [(tuple(texts[:2]), 7, 3.0, 0, "euler"), (tuple(texts[2:4]), 7, 3.0, 1, "euler"),
+                             (tuple(texts[4:]), 7, 3.0, 2, "euler")]
+    assert [round(10 * picture.mean().item()) for picture in pictures] == [0, 0, 1, 1, 2]
+
+
+def test_true_scenes_are_judged_right_and_another_captions_scenes_wrong():
+    captions, oracle = captions_of("validation", 24), Oracle.load()
+    images = to_float(render("validation", 24)[0])
+    real = features(images)
+    accuracy, all_right, distance = judge_pictures(images, captions, real, oracle)
+    assert accuracy > 0.95 and all_right > 0.8 and distance < 1e-3    # the clouds are the same
+    wrong, right, same = judge_pictures(images.roll(1, 0), captions, real, oracle)
+    assert wrong < 0.7 and right < 0.2 and same < 1e-3                # in another order
+    gray = judge_pictures(images * 0.2, captions, real, oracle)
+    assert gray[2] > 10 * distance + 0.01
+    with pytest.raises(ValueError, match="captions and 24 readings"):
+        judge_pictures(images, captions[:3], real, oracle)
+
+
+def test_the_table_has_every_run_once_after_the_true_scenes(monkeypatch):
+    monkeypatch.setattr(sampler_study, "REAL", 20)
+    painter = Painter()
+    rows = quality_table(painter, count=4, steps=(2, GUIDANCE_STEPS), guidances=(1.0, 4.0))
+    assert [row.sampler for row in rows[:2]] == ["renders", "rebuilt"] and rows[0][3:] == rows[1][3:]
+    runs = [row[:3] for row in rows[2:]]
+    assert len(runs) == len(set(runs)) == len(painter.calls)
+    assert set(runs) == {(name, n, 4.0) for name in SAMPLERS for n in (2, GUIDANCE_STEPS)} | {
+        ("ddim", GUIDANCE_STEPS, 1.0)}
+
+
+def test_a_saved_table_reads_as_before_and_a_failed_save_changes_nothing(tmp_path):
+    rows = [Quality("ddim", 2, 4.0, 0.25, 0.5, 1.125), Quality("renders", 0, 0.0, 1.0, 0.875, 0.0)]
+    path = tmp_path / "new" / "table.csv"
+    save_quality(rows, path)
+    assert load_quality(path) == rows and isinstance(load_quality(path)[0].steps, int)
+    with pytest.raises(TypeError):
+        save_quality([*rows, None], path)
+    assert load_quality(path) == rows
+    with pytest.raises(FileNotFoundError):
+        load_quality(tmp_path / "none.csv")
+
+
+def test_the_stored_table_is_that_of_the_command():
+    table = load_quality()
+    found = {row[:3]: row for row in table}
+    assert len(found) == len(table) and set(found) == RUNS | {("renders", 0, 0.0), ("rebuilt", 0, 0.0)}
+    assert all(0 <= row.all_right <= row.accuracy <= 1 and row.distance > 0 for row in table)
+    for sampler in SAMPLERS:    # which side is up
+        assert found[sampler, 30, 4.0].accuracy > found[sampler, 2, 4.0].accuracy
+        assert found[sampler, 30, 4.0].distance < found[sampler, 2, 4.0].distance
+    assert found["renders", 0, 0.0].distance < min(row.distance for row in table if row.steps == 2)
