@@ -62,7 +62,7 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
     return images * (0.8 + 0.4 * contrast) + 0.6 * (shift - 0.5) + 0.15 * noise.square() * rough
 
 
-def features(profile: Profile, out: Path, device: torch.device, warm: bool):
+def learn_features(profile: Profile, out: Path, device: torch.device, warm: bool):
     """The feature net, on disturbed renders. It shares nothing with the oracle: what trains does not judge."""
     images, maps = render("train", profile.scenes)
     scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]

@@ -87,7 +87,7 @@ class LatentDiffusion:
         on, and for another shape or range.
         """
         name, y = only_one(prompt=prompt, image=image, semantic_map=semantic_map)
-        return self.text(_prompts(y)) if name == "prompt" else _encode(self, name, y)
+        return self.text(_listed(name, y)) if name == "prompt" else _encode(self, name, y)
 
     def predictor(self, prompt: str | list[str] | None = None, guidance: float = 4.0,
                   negative_prompt: str | list[str] = "", **condition) -> tuple[EpsFn, Tensor]:
@@ -95,7 +95,8 @@ class LatentDiffusion:
 
         condition: instead of a prompt, image or semantic_map, as in `context`. Rest as in `text_to_image`.
         """
-        negatives, cond = _listed("negative_prompt", negative_prompt), self.context(prompt, **condition)
+        negatives = _listed("negative_prompt", negative_prompt)
+        cond = self.context(prompt if prompt is None else _prompts(prompt), **condition)
         _check_guidance(guidance, len(negatives), len(cond))
         return _advised(guided(self.unet, cond, self.text(negatives), guidance)), cond
 

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from .contrastive import learn_clip
-from .first_stage import decoder, features, vae
+from .first_stage import decoder, learn_features, vae
 from .judges import learn_oracle, learn_segmenter
 from .second_stage import learn_ldm
 from .training import Profile, TrainConfig, draw_losses, load_ema, logged, processes, train
@@ -45,8 +45,8 @@ PROFILES = {
 
 # Each returns the model to train, its loss, and how to save the averaged weights. With `warm` the model starts from the
 # weights in `out`, not from random ones.
-RECIPES = {"oracle": learn_oracle, "segmenter": learn_segmenter, "features": features, "vae": vae, "decoder": decoder,
-           "clip": learn_clip, "ldm": learn_ldm}
+RECIPES = {"oracle": learn_oracle, "segmenter": learn_segmenter, "features": learn_features, "vae": vae,
+           "decoder": decoder, "clip": learn_clip, "ldm": learn_ldm}
 APART = ("oracle", "segmenter", "features", "clip")    # in folders of their own; the others in tiny-worlds
 
 

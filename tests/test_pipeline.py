@@ -130,6 +130,13 @@ def test_ddpm_equals_diffusers():
     assert error(found, draw_theirs(theirs, PROMPTS, steps=7, output="latent")) < TOLERANCE
 
 
+def test_the_empty_prompt_has_a_context_and_no_picture():
+    _, mine = pair("tiny")
+    assert torch.equal(mine.context(""), mine.text([""]))
+    with pytest.raises(ValueError, match="prompt: got ''"):
+        mine.predictor("")
+
+
 def test_one_prompt_is_a_batch_of_one_and_batches_share_one_noise():
     _, mine = pair("tiny")
     one = latents(mine, PROMPTS[0], steps=3, seed=1)
