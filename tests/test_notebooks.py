@@ -30,25 +30,34 @@ SHOWN_IN = {
              UNetConfig Level DownBlock MidBlock UpBlock UNet
              attention_weights Recorder word_positions word_map map_overlap""",
     "06": "TextEncoder MapEncoder guided SecondStage latent_loss emphasis stratified facts score mean_iou",
-    "07": "LatentDiffusion",
-    "09": "rename Layout config_to_json config_from_json load_module schedule_from_config",
+    "07": "LatentDiffusion visited alpha_bar_at first_x euler dpm_solver",
+    "08": "first_step image_to_image renoised inpaint ddim_invert",
+    "09": """rename Layout config_to_json config_from_json load_module schedule_from_config
+             LoRA bare add_lora merge_lora learn_lora""",
+    "10": """PrecisionRecall frechet_distance precision_recall coverage radii discriminator_loss generator_loss
+             gradient_penalty GanConfig train_gan draw_grid GridScore judge_grid perceptron PlaneMaker PlaneJudge
+             PlaneDenoiser wavy_points LittleMaker LittleJudge""",
 }
 NOT_SHOWN = {
     "they paint the world, and the tour shows what they make and one of them": "painting landscape scenes worlds",
-    "they are the notebooks' tools": "viz live claims",
-    "a run of hours is a command": """recipes FeatureTeacher colours_of disturb features vae decoder cached_latents
+    "they are the notebooks' tools": "viz live claims map_editor doctor checkup faults",
+    "a run of hours is a command": """recipes FeatureTeacher colours_of disturb learn_features
+        vae decoder cached_latents
         importance_of Profile pick_batch learn_clip learn_ldm learn_oracle learn_segmenter soften""",
     "they gather pairs to train or to judge with": "pairs_of sibling_pairs",
-    "it refuses bad pictures": "check_pixels",
+    "they are commands": "bench own_data",
+    "they open, scale and refuse pictures": "check_pixels pictures",
     "VGG16 is loaded, and known elsewhere": "VGGFeatures",
-    "they repeat one run four times": "random_crops learn rebuild measure attributes_found load_study",
+    "they repeat one run many times": "sampler_study random_crops learn rebuild measure attributes_found load_study",
     "the judge is used, and taught by what it finds": "Seen Reading labels Oracle reading Score generate captions_of "
                                                       "everything evaluate Segmenter",
+    "they ask a net, say how far a run is, repeat runs of minutes": "features feature_net GanProgress gan_study",
     "they serve several processes, which no notebook has": "processes average_gradients",
     "they keep files and logs": """save_tokenizer save_module load_unet load_autoencoder load_text read_tensors
         write_tensors replacing schedule_to_config Progress save_state load_state load_ema logged draw_losses
         save_weights load_weights load_pixel_model load_clip save_clip load_image ClipLayout refuse read_json write_json
-        load_parts save_parts find_folder swap_in last only_one""",
+        load_parts save_parts find_folder swap_in only_one check_request last_x
+        shapes_of stream_tensors weights_file sampler_from_config free_memory save_lora load_lora remove_lora""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
