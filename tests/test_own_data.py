@@ -67,7 +67,7 @@ def saving_every_step(*args, **options) -> TrainConfig:
 def test_other_sizes(tmp_path):
     scenes = TinyWorlds("validation", 8, (96, 96))
     dataset = CaptionedImages([(to_pil(example.image), example.text) for example in scenes], (96, 96))
-    ldm, examples = learn_own(dataset, tmp_path, size=96, steps=1, first_steps=1, batch=2)
+    ldm, examples = learn_own(dataset, tmp_path, size=96, steps=1, first_steps=1, batch=2, cold=True)
     assert ldm.text_to_image("a house", steps=1).shape == (1, 3, 96, 96) and len(examples) == 8
     assert LatentDiffusion.from_pretrained(tmp_path).unet.config.sample_size == 12
     std = torch.cat([ldm.autoencoder.to_latent(e.image[None]) for e in examples]).std().item()
