@@ -150,6 +150,9 @@ def find_folder(folder: str | os.PathLike) -> Path:
     if isinstance(folder, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", folder) and not path.parent.is_dir():
         try:
             path = Path(snapshot_download(folder, allow_patterns=[*FILES, *MORE_FILES]))
+            if not all((path / name).is_file() for name in FILES):    # some have weights in half precision alone
+                halves = [name.replace(".safetensors", ".fp16.safetensors") for name in FILES]
+                path = Path(snapshot_download(folder, allow_patterns=[*halves, *MORE_FILES]))
         except RepositoryNotFoundError as error:
             raise FileNotFoundError(f"folder: {folder!r} is no folder here, and the Hugging Face hub has no model of "
                                     "that name that is open to you: is it spelled right, is its licence accepted?"

@@ -130,6 +130,19 @@ def test_ddpm_equals_diffusers():
     assert error(found, draw_theirs(theirs, PROMPTS, steps=7, output="latent")) < TOLERANCE
 
 
+@pytest.mark.parametrize("sampler", ["euler", "dpm_solver"])
+def test_euler_and_dpm_solver_equal_diffusers(sampler):
+    """From pure noise, which Euler's scheduler scales, with the spacing that each has by default."""
+    theirs, mine = pair("tiny")
+    parts = {name: getattr(theirs, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+    config = {name: value for name, value in SD.items() if name != "clip_sample"}
+    theirs = assemble(**parts, scheduler=getattr(diffusers, folders.SCHEDULERS[sampler])(**config))
+    expected = draw_theirs(theirs, PROMPTS, steps=7, output="latent")
+    if sampler == "euler":    # whose last level is sigma = 0, where x / sqrt(alpha_bar) is x
+        assert theirs.scheduler.sigmas[-1] == 0
+    assert error(latents(mine, PROMPTS, steps=7, guidance=4.0, seed=5, sampler=sampler), expected) < TOLERANCE
+
+
 def test_the_empty_prompt_has_a_context_and_no_picture():
     _, mine = pair("tiny")
     assert torch.equal(mine.context(""), mine.text([""]))
@@ -371,6 +384,22 @@ def test_a_hub_download_is_opened(monkeypatch, tmp_path):
     monkeypatch.setattr(folders, "snapshot_download", download)
     LatentDiffusion.from_pretrained("some-one/model")
     assert asked == [("some-one/model", True)]
+
+
+def test_of_a_model_in_half_precision_alone_those_files_are_downloaded(monkeypatch, tmp_path):
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path / "hub")
+    for file in (tmp_path / "hub").glob("*/*.safetensors"):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+
+    def download(name, allow_patterns):
+        return shutil.copytree(tmp_path / "hub", tmp_path / "cache", dirs_exist_ok=True, ignore=lambda folder, names: [
+            name for name in names if (path := Path(folder, name)).is_file()
+            and not any(path.relative_to(tmp_path / "hub").match(pattern) for pattern in allow_patterns)])
+
+    monkeypatch.setattr(folders, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert LatentDiffusion.from_pretrained("some-one/model").text_to_image("a house", steps=1).shape == (1, 3, 64, 64)
 
 
 def test_the_hub_s_answers_are_put_in_plain_words(monkeypatch, tmp_path):

@@ -104,3 +104,13 @@ def test_series_map_names_every_chapter():
     text = " ".join(t.get_text() for t in viz.series_map().axes[0].texts)
     for chapter in range(1, 11):
         assert f"{chapter:02d}" in text
+
+
+def test_a_picture_table_has_named_rows_and_titled_columns():
+    """Pictures and maps in one table; what `draw_edits` and `draw_conditions` draw into."""
+    figure = viz.picture_table({"scenes": torch.zeros(2, 3, 8, 8), "maps": torch.zeros(2, 8, 8, dtype=torch.long)},
+                               ["one", "two"])
+    assert [axis.get_ylabel() for axis in figure.axes[::2]] == ["scenes", "maps"]
+    assert [axis.get_title() for axis in figure.axes] == ["one", "two", "", ""]
+    assert all(axis.images for axis in figure.axes)
+    plt.close(figure)
