@@ -96,6 +96,7 @@ class LossWeights:
     adversarial: float = 0.0         # times the adaptive weight
     adversarial_start: int = 0       # steps before the discriminator is listened to; it learns from the first
     discriminator: float = 0.01      # small, lest it fill the clipped gradient of both; Adam learns as fast
+    anchor: float = 0.5              # how far latents may move that something has learned to draw in already
 
 
 SHIPPED = LossWeights(adversarial=0.1, adversarial_start=600)    # what the autoencoder in data/ was trained with
@@ -117,13 +118,20 @@ class FirstStage(nn.Module):
         self.discriminator = PatchDiscriminator() if weights.adversarial else None
         self.register_buffer("steps", torch.tensor(0))    # counted here, so that a resumed run knows where it is
 
-    def forward(self, x: Tensor, generator: torch.Generator, importance: Tensor | None = None) -> dict[str, Tensor]:
-        """The parts of the loss, to be summed, on images x (B, 3, H, W); other arguments as in `judge`."""
+    def forward(self, x: Tensor, generator: torch.Generator, importance: Tensor | None = None,
+                anchor: Tensor | None = None) -> dict[str, Tensor]:
+        """The parts of the loss, to be summed, on images x (B, 3, H, W); other arguments as in `judge`.
+
+        anchor: (B, 4, h, w), the scaled latents that those of x should stay near, if there are any.
+        """
         mean, logvar = self.autoencoder.encode(x)
         noise = torch.randn(mean.shape, generator=generator, device=generator.device)
         decoded = self.autoencoder.decode(mean + (0.5 * logvar).exp() * noise.to(mean))
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return self.judge(decoded, x, importance) | {"kl": self.weights.kl * kl}
+        parts = self.judge(decoded, x, importance) | {"kl": self.weights.kl * kl}
+        if anchor is not None:
+            parts["anchor"] = self.weights.anchor * (self.autoencoder.config.scale * mean - anchor).square().mean()
+        return parts
 
     def judge(self, decoded: Tensor, x: Tensor, importance: Tensor | None = None) -> dict[str, Tensor]:
         """The parts that compare decoded images with the originals x, both (B, 3, H, W).
@@ -159,13 +167,29 @@ def importance_of(maps: Tensor) -> Tensor:
     return 1 + 3 * (maps > CLASSES.index("sun or moon")).unsqueeze(1).float()
 
 
+def pick_crowded(crowded: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    """`batch` random indices into crowded (N,), bool: half of them any, half of them crowded ones, if there are any."""
+    pick = pick_batch(len(crowded), batch, generator)
+    where = crowded.nonzero().flatten()
+    if len(where):
+        pick[:batch // 2] = where[pick_batch(len(where), batch // 2, generator)]
+    return pick
+
+
 def vae(profile: Profile, out: Path, device: torch.device, warm: bool):
-    """The autoencoder, with the full loss."""
+    """The autoencoder, with the full loss. What it gets wrong longest are small things before others: half of a batch.
+
+    warm: its latents stay near those that it began with, and the U-Net that draws in them needs little more training.
+    """
     images, maps = render("train", profile.scenes)
+    crowded = torch.tensor([any(t.front for t in make_scene(seed).things) for seed in seeds_of("train", profile.scenes)])
+    autoencoder = load_autoencoder(out / "vae") if warm else Autoencoder(TINY)
+    anchors = cached_latents(images, autoencoder.eval().to(device), out, device) if warm else None
 
     def loss_fn(model: FirstStage, generator: torch.Generator) -> dict[str, Tensor]:
-        pick = pick_batch(len(images), profile.batch, generator)
-        return model(to_float(images[pick].to(device)), generator, importance_of(maps[pick].to(device)))
+        pick = pick_crowded(crowded, profile.batch, generator)
+        return model(to_float(images[pick].to(device)), generator, importance_of(maps[pick].to(device)),
+                     anchors[pick].to(device) if warm else None)
 
     def save(model: FirstStage) -> None:
         autoencoder = model.autoencoder
@@ -175,7 +199,6 @@ def vae(profile: Profile, out: Path, device: torch.device, warm: bool):
         autoencoder.config = replace(autoencoder.config, scale=1 / std)  # what the diffusion model sees: unit variance
         save_module(autoencoder, out / "vae", dtype=torch.float16)
 
-    autoencoder = load_autoencoder(out / "vae") if warm else Autoencoder(TINY)
     return FirstStage(autoencoder, LPIPS.tiny(), SHIPPED), loss_fn, save
 
 

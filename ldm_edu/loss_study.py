@@ -155,17 +155,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=4000, help="to train on")
     parser.add_argument("--judged", type=int, default=256, help="validation scenes for the table")
     parser.add_argument("--threads", type=int, help="CPU threads for torch (default: all cores)")
+    parser.add_argument("--judge", action="store_true", help="train nothing, judge the stored four again")
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-    images, lpips = render("train", args.scenes)[0], LPIPS.tiny()
+    images, lpips = None if args.judge else render("train", args.scenes)[0], LPIPS.tiny()
     originals = to_float(render("validation", args.judged)[0])
     config = TrainConfig(args.steps, STUDY.lr, STUDY.warmup, ema=STUDY.ema)
     rows = []
     for i, (name, weights) in enumerate(LOSSES.items()):
-        *_, last = tqdm(learn(weights, images, config, lpips), name, total=args.steps, unit="step")
-        save_weights(last.ema.autoencoder, args.out / f"{i}.safetensors")
+        if not args.judge:
+            *_, last = tqdm(learn(weights, images, config, lpips), name, total=args.steps, unit="step")
+            save_weights(last.ema.autoencoder, args.out / f"{i}.safetensors")
         stored = load_weights(LeanAutoencoder(), args.out / f"{i}.safetensors")    # judged as shipped, in float16
         figures = measure(stored, originals, lpips) | {"oracle": attributes_found(stored, args.judged)}
         rows.append({"loss": name} | figures)

@@ -39,7 +39,7 @@ PROFILES = {
             "gpu": Profile(TrainConfig(40_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
     "decoder": {"cpu": Profile(TrainConfig(8000, lr=7e-4), batch=8, scenes=30_000),
                 "gpu": Profile(TrainConfig(20_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
-    "ldm": {"cpu": Profile(TrainConfig(12_000, lr=8e-4), batch=64, scenes=60_000),
+    "ldm": {"cpu": Profile(TrainConfig(12_000, lr=8e-4, precision="medium"), batch=64, scenes=60_000),
             "gpu": Profile(TrainConfig(60_000, lr=1e-3, precision="bfloat16"), batch=256, scenes=200_000)}}
 
 
@@ -73,6 +73,11 @@ def run(name: str, profile: Profile, out: Path, resume: bool = False, warm: bool
     if resume and not state.exists():
         raise FileNotFoundError(f"--resume: there is no {state}")
     folder.mkdir(parents=True, exist_ok=True)
+    began_warm = folder / "warm"    # a resumed run has the loss that it began with, whatever it is told
+    if resume:
+        warm = began_warm.exists()
+    elif rank == 0:
+        began_warm.touch() if warm else began_warm.unlink(missing_ok=True)
     torch.manual_seed(profile.train.seed)
     model, loss_fn, save = RECIPES[name](profile, out, device, warm)
     model = model.to(device)

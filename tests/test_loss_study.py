@@ -1,4 +1,5 @@
 """The study of four losses: its measures on pictures of known spectrum, equal conditions, and what it has stored."""
+import shutil
 import math
 
 import pytest
@@ -70,3 +71,13 @@ def test_the_stored_study_is_whole():
     for name, row in table.items():
         assert set(row) == {"sharpness", "LPIPS", "PSNR", "oracle"}
         assert 0 < row["sharpness"] < 2 and 15 < row["PSNR"] < 50 and 0 < row["LPIPS"] < 0.2, name
+
+
+def test_the_stored_four_can_be_judged_again_without_training(tmp_path):
+    shutil.copytree(loss_study.FOLDER, tmp_path / "losses")
+    (tmp_path / "losses/table.csv").unlink()
+    loss_study.main(["--judge", "--judged", "16", "--out", str(tmp_path / "losses")])
+    _, table = load_study(tmp_path / "losses")
+    assert list(table) == list(LOSSES) and all(row["oracle"] > 0.9 for row in table.values())
+    for path in loss_study.FOLDER.glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "losses" / path.name).read_bytes()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torchvision.models import VGG16_Weights, vgg16
 
 from ldm_edu.autoencoder import Autoencoder, AutoencoderConfig
-from ldm_edu.first_stage import FeatureTeacher, FirstStage, LossWeights, colours_of, importance_of
+from ldm_edu.first_stage import FeatureTeacher, FirstStage, LossWeights, colours_of, importance_of, pick_crowded
 from ldm_edu.landscape import paint
 from ldm_edu.painting import CLASSES, COLOURS
 from ldm_edu.perceptual import (
@@ -252,6 +252,26 @@ def test_losses_by_hand():
     assert parts.keys() == expected.keys()
     for name in parts:
         torch.testing.assert_close(parts[name], expected[name], msg=name)
+
+
+def test_the_anchor_counts_how_far_scaled_latents_have_moved():
+    model = first_stage(anchor=3.0).eval()
+    x, _ = pair(16)
+    before = model.autoencoder.to_latent(x).detach()
+    parts = [model(x, torch.Generator().manual_seed(1), None, before + moved) for moved in (0.0, 0.5)]
+    assert parts[0]["anchor"] == 0 and parts[1]["anchor"].item() == pytest.approx(3 * 0.25, rel=1e-4)
+    assert gradients(model, parts[1]["anchor"]) == {"autoencoder"}
+    assert "anchor" not in model(x, torch.Generator().manual_seed(1))
+
+
+def test_half_of_a_batch_is_crowded():
+    crowded = torch.zeros(1000, dtype=torch.bool)
+    assert pick_crowded(crowded, 64, torch.Generator().manual_seed(0)).unique().numel() > 50    # none: any
+    crowded[::10] = True
+    picks = torch.stack([pick_crowded(crowded, 100, torch.Generator().manual_seed(i)) for i in range(50)])
+    assert crowded[picks[:, :50]].all()
+    assert crowded[picks[:, 50:]].float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert picks[:, :50].unique().numel() > 95    # of the 100
 
 
 def gradients(model, loss):

@@ -5,11 +5,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from ldm_edu import recipes
 from ldm_edu.files import read_tensors
 from ldm_edu.recipes import PROFILES, Profile, run, state_folder
-from ldm_edu.training import TrainConfig, ema_update, learning_rate, train
+from ldm_edu.training import TrainConfig, arithmetic, ema_update, learning_rate, train
 
 
 def tiny_problem():
@@ -49,6 +50,43 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
     assert a.keys() == b.keys() and any(name.startswith("optimizer.") for name in a)
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+def test_medium_precision_learns_the_same_and_is_put_back_between_steps():
+    """Weights and sums stay float32, so the losses hardly differ; what the caller computes meanwhile is as it was."""
+    ends = {}
+    for precision in ("float32", "medium"):
+        model, loss_fn = tiny_problem()
+        inside = []
+
+        def watched(model, generator):
+            inside.append(torch.get_float32_matmul_precision())
+            return loss_fn(model, generator)
+
+        for progress in train(model, watched, replace(CONFIG, steps=200, precision=precision)):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert set(inside) == {"medium" if precision == "medium" else "highest"}
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        ends[precision] = progress.losses["mse"]
+    assert ends["medium"] == pytest.approx(ends["float32"], rel=0.1)
+
+
+def test_a_loss_that_raises_leaves_the_precision_as_it_was():
+    model, _ = tiny_problem()
+    with pytest.raises(ZeroDivisionError):
+        next(train(model, lambda *_: {"loss": 1 / 0}, replace(CONFIG, precision="medium")))
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_medium_precision_stays_within_the_rounding_of_bfloat16():
+    """Against double precision; which kernel multiplies, and how well, is the CPU's."""
+    a, b = (torch.randn(256, 256, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    q, k, v = a.view(4, 16, 32, 32), b.view(4, 16, 32, 32), a.flip(0).view(4, 16, 32, 32)
+    with arithmetic("medium"):
+        product, attended = a @ b, scaled_dot_product_attention(q, k, v)
+    bound = 2 * 2**-8 * (a.abs() @ b.abs())
+    assert ((product - (a.double() @ b.double())).abs() < bound).all()
+    assert (attended - scaled_dot_product_attention(q.double(), k.double(), v.double())).abs().max() < 0.1
 
 
 def one_of_two(rank, folder, breaks):
@@ -225,6 +263,21 @@ def test_a_warm_start_begins_where_the_saved_model_ended(name, tmp_path):
     run(name, still, tmp_path / "model")
     cold = read_tensors(path)
     assert not all(torch.equal(before[key], cold[key]) for key in before)
+
+
+def test_a_warm_autoencoder_is_held_to_its_latents_also_when_resumed(tmp_path):
+    out = tmp_path / "model"
+    run("vae", SMALL, out)
+    log = state_folder(out, "vae") / "log.csv"
+    assert "anchor" not in log.read_text()
+    kept = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
+    run("vae", SMALL, out, warm=True)
+    unbroken = log.read_text().splitlines()
+    assert unbroken[0].endswith(",anchor") and float(unbroken[-1].split(",")[-1]) > 0
+    for path, data in kept.items():    # as if it had been killed before the end
+        path.write_bytes(data)
+    run("vae", replace(SMALL, train=replace(SMALL.train, steps=SMALL.train.steps + 1)), out, resume=True)
+    assert log.read_text().splitlines()[0] == unbroken[0]
 
 
 def test_a_warm_start_needs_a_model(tmp_path):
