@@ -64,7 +64,8 @@ def emphasis(schedule: Schedule, most: float = 30.0) -> Tensor:
 
 def stratified(count: int, T: int, generator: torch.Generator) -> Tensor:
     """`count` timesteps, one from each of as many equal parts of 0...T - 1: uniform, with less variance than draws."""
-    return ((torch.arange(count) + torch.rand(count, generator=generator)) / count * T).long()
+    t = ((torch.arange(count) + torch.rand(count, generator=generator)) / count * T).long()
+    return t.clamp(max=T - 1)    # float32 may round the last one up to T
 
 
 def learn_ldm(profile: Profile, out: Path, device: torch.device, warm: bool):

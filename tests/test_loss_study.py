@@ -1,6 +1,6 @@
 """The study of four losses: its measures on pictures of known spectrum, equal conditions, and what it has stored."""
-import shutil
 import math
+import shutil
 
 import pytest
 import torch

@@ -116,6 +116,14 @@ def test_stratified_draws_one_of_each_part():
     assert set(one) == set(range(10))
 
 
+def test_stratified_never_rounds_up_to_T(monkeypatch):
+    """The largest float32 below 1 as every draw: (63 + it) / 64 is 1 in float32, and a run of hours ended there."""
+    largest = 1 - 2**-24
+    monkeypatch.setattr(torch, "rand", lambda count, generator: torch.full((count,), largest))
+    t = stratified(64, 1000, torch.Generator())
+    assert t.max() == 999 and t.unique().numel() == 64
+
+
 def test_stratified_is_uniform_with_less_variance_than_draws():
     generator = torch.Generator().manual_seed(0)
     drawn = torch.stack([stratified(8, 40, generator) for _ in range(4000)])
