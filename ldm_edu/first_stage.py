@@ -182,7 +182,8 @@ def vae(profile: Profile, out: Path, device: torch.device, warm: bool):
     warm: its latents stay near those that it began with, and the U-Net that draws in them needs little more training.
     """
     images, maps = render("train", profile.scenes)
-    crowded = torch.tensor([any(t.front for t in make_scene(seed).things) for seed in seeds_of("train", profile.scenes)])
+    scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
+    crowded = torch.tensor([any(thing.front for thing in scene.things) for scene in scenes])
     autoencoder = load_autoencoder(out / "vae") if warm else Autoencoder(TINY)
     anchors = cached_latents(images, autoencoder.eval().to(device), out, device) if warm else None
 

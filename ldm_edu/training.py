@@ -78,7 +78,7 @@ def arithmetic(precision: str) -> Iterator[None]:
     """How products of matrices are computed, forward and backward, while the context is open.
 
     "medium" hands them to oneDNN, which may round what is multiplied to bfloat16, or does not and is fast all the same:
-    on AMD's AVX-512 it multiplied float32 2.5 times as fast as the library torch takes by default, and as exactly.
+    on AMD's AVX-512 as exactly and faster than the library that torch takes by default (`bench --train` compares).
     Attention is then made of such products too: torch's fused kernel for CPUs is several times slower beside them.
     """
     if precision != "medium":

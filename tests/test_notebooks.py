@@ -43,7 +43,8 @@ NOT_SHOWN = {
     "they are the notebooks' tools": "viz live claims map_editor doctor checkup faults",
     "a run of hours is a command": """recipes FeatureTeacher colours_of disturb learn_features
         vae decoder cached_latents
-        importance_of Profile pick_batch pick_crowded arithmetic learn_clip learn_ldm learn_oracle learn_segmenter soften""",
+        importance_of Profile pick_batch pick_crowded arithmetic learn_clip learn_ldm learn_oracle learn_segmenter
+        soften""",
     "they gather pairs to train or to judge with": "pairs_of sibling_pairs",
     "they are commands": "bench own_data",
     "they open, scale and refuse pictures": "check_pixels pictures",
