@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .files import save_weights
-from .metrics import NOTHING, Oracle, labels
+from .oracle import NOTHING, Oracle, labels
 from .scenes import make_scene
 from .segmenter import Segmenter
 from .training import Profile, pick_batch

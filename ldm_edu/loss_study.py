@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 from . import DATA
 from .files import load_weights, replacing, save_weights
 from .first_stage import FirstStage, LossWeights
-from .metrics import Oracle, psnr, score
+from .metrics import psnr, score
+from .oracle import Oracle
 from .perceptual import LPIPS
 from .training import Progress, TrainConfig, pick_batch, train
 from .worlds import TinyWorlds, render, to_float

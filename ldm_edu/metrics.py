@@ -12,111 +12,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import DATA
-from .blocks import ResBlock
-from .files import load_weights, save_weights
-from .painting import COLOURS
+from .oracle import Oracle, Reading, Seen
 from .pipeline import LatentDiffusion
-from .scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Caption, Mention, Scene, make_scene
+from .scenes import HELD_OUT, PLACES, Caption, Mention, Scene, make_scene
 from .segmenter import Segmenter, mean_iou
 from .worlds import TinyWorlds, render, to_float
 
-ORACLE = DATA / "oracle" / "model.safetensors"
-SLOTS = tuple((place, front) for place in PLACES for front in (False, True))  # where a thing may stand
-HEADS = (len(SKIES), len(GROUNDS), len(WEATHERS), *(len(KINDS) + 1, len(COLOURS), len(SIZES)) * len(SLOTS))
 GUIDANCE = 4.0  # of the reported figures
-NOTHING = -100  # the label of an attribute that is not there; cross_entropy passes over it
-
-
-class Seen(NamedTuple):
-    """A thing as the oracle reports it."""
-
-    kind: str
-    colour: str
-    size: str
-    place: str
-    front: bool
-
-
-class Reading(NamedTuple):
-    """What the oracle sees in one picture."""
-
-    sky: str
-    ground: str
-    weather: str
-    things: tuple[Seen, ...]
-
-
-def labels(scene: Scene) -> Tensor:
-    """The right answers for a scene: int64 (21,), sky, ground, weather, then kind, colour and size of each slot.
-
-    Kind 0 is "nothing here"; its colour and size are NOTHING.
-    """
-    answer = [SKIES.index(scene.sky), GROUNDS.index(scene.ground), WEATHERS.index(scene.weather)]
-    by_slot = {(thing.place, thing.front): thing for thing in scene.things}
-    for slot in SLOTS:
-        thing = by_slot.get(slot)
-        answer += [0, NOTHING, NOTHING] if thing is None else [
-            KINDS.index(thing.kind) + 1, list(COLOURS).index(thing.colour), list(SIZES).index(thing.size)]
-    return torch.tensor(answer)
-
-
-class Oracle(nn.Module):
-    """Reads sky, ground, weather and the thing in each slot from pictures (B, 3, 64, 64) in [-1, 1].
-
-    It is trained on renders alone and shares nothing with the models it judges.
-    """
-
-    def __init__(self, width: int = 32):
-        super().__init__()
-        w = width
-        self.features = nn.Sequential(
-            nn.Conv2d(3, w, 5, stride=2, padding=2), nn.SiLU(),                           # (B, w, 32, 32)
-            nn.Conv2d(w, 2 * w, 3, stride=2, padding=1),                                  # (B, 2w, 16, 16)
-            ResBlock(2 * w, 2 * w, groups=8), ResBlock(2 * w, 2 * w, groups=8),
-            nn.Conv2d(2 * w, 4 * w, 3, stride=2, padding=1),                              # (B, 4w, 8, 8)
-            ResBlock(4 * w, 4 * w, groups=8), ResBlock(4 * w, 4 * w, groups=8),
-            nn.Conv2d(4 * w, w, 1), nn.SiLU(), nn.Flatten())                              # (B, 64 w)
-        self.hidden = nn.Linear(64 * w, 16 * w)
-        self.heads = nn.Linear(16 * w, sum(HEADS))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Logits, one (B, classes) per entry of `labels`. Raises ValueError for pictures of another size."""
-        if images.ndim != 4 or images.shape[1:] != (3, 64, 64):
-            raise ValueError(f"images has shape {tuple(images.shape)}, the oracle reads (batch, 3, 64, 64)")
-        h = F.silu(self.hidden(self.features(images)))
-        return list(self.heads(h).split(HEADS, dim=1))
-
-    @torch.no_grad()
-    def read(self, images: Tensor, batch: int = 256) -> list[Reading]:
-        """One Reading per picture."""
-        device = next(self.parameters()).device
-        best = [torch.stack([logits.argmax(1) for logits in self(part.to(device))], 1).cpu()
-                for part in images.split(batch)]
-        return [reading(row.tolist()) for row in torch.cat(best)]
-
-    def save(self, path: Path = ORACLE) -> None:
-        """Write the weights as float16 safetensors."""
-        save_weights(self, path)
-
-    @classmethod
-    def load(cls, path: Path = ORACLE) -> Oracle:
-        """The trained oracle. Raises FileNotFoundError or ValueError for a missing or damaged file."""
-        return load_weights(cls(), path)
-
-
-def reading(answer: list[int]) -> Reading:
-    """The inverse of `labels`."""
-    things = []
-    for (place, front), i in zip(SLOTS, range(3, len(HEADS), 3)):
-        kind, colour, size = answer[i:i + 3]
-        if kind:
-            things.append(Seen(KINDS[kind - 1], list(COLOURS)[colour], list(SIZES)[size], place, front))
-    return Reading(SKIES[answer[0]], GROUNDS[answer[1]], WEATHERS[answer[2]], tuple(things))
 
 
 # --- Captions against readings --------------------------------------------------------------------------------------
@@ -181,6 +86,16 @@ def score(captions: list[Caption], readings: list[Reading]) -> Score:
                  by_name={name: (found[name], stated[name]) for name in sorted(stated)})
 
 
+def surplus(captions: list[Caption], readings: list[Reading]) -> float:
+    """The share of pictures with more things than their captions name, among captions that name any; 0 if none does.
+
+    `facts` passes over such things: a caption need not name all. Some true scenes have them too, so compare with those.
+    """
+    pairs = [(sum(mention.count for mention in caption.mentions), len(seen.things))
+             for caption, seen in zip(captions, readings, strict=True) if caption.mentions]
+    return sum(seen > named for named, seen in pairs) / max(1, len(pairs))
+
+
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each picture pair (B, 3, H, W) in [-1, 1]; values outside are clipped."""
     error = (a.clamp(-1, 1) - b.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
@@ -227,14 +142,18 @@ def evaluate(ldm: LatentDiffusion, oracle: Oracle, count: int = 512, steps: int 
     captions = [dataset.caption(i) for i in range(count)]
     with torch.no_grad():
         rebuilt = torch.cat([ldm.decode(ldm.autoencoder.to_latent(part)) for part in images.split(64)])
-    original, decoded = (score(captions, oracle.read(pictures)) for pictures in (images, rebuilt))
+    read = oracle.read(images)
+    original, decoded = score(captions, read), score(captions, oracle.read(rebuilt))
     table = {"autoencoder: PSNR, dB": psnr(images, rebuilt).mean().item(),
              "renders: caption accuracy": original.accuracy, "renders: all right": original.all_right,
+             "renders: more things than named": surplus(captions, read),
              "reconstructions: caption accuracy": decoded.accuracy, "reconstructions: all right": decoded.all_right}
     for split in ("validation", "composition"):
         captions = captions_of(split, count)
-        result = score(captions, oracle.read(generate(ldm, [c.text for c in captions], steps, guidance, seed)))
-        table |= {f"{split}: caption accuracy": result.accuracy, f"{split}: all right": result.all_right}
+        read = oracle.read(generate(ldm, [c.text for c in captions], steps, guidance, seed))
+        result = score(captions, read)
+        table |= {f"{split}: caption accuracy": result.accuracy, f"{split}: all right": result.all_right,
+                  f"{split}: more things than named": surplus(captions, read)}
         table |= {f"{split}: {name} ({stated})": found / stated for name, (found, stated) in result.by_name.items()}
     if ldm.image_encoder is not None:
         shown = [everything(make_scene(seed)) for seed in dataset.seeds]

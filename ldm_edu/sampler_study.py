@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 from . import DATA
 from .distances import features, frechet_distance
 from .files import replacing
-from .metrics import GUIDANCE, Oracle, captions_of, score
+from .metrics import GUIDANCE, captions_of, score
+from .oracle import Oracle
 from .pipeline import LatentDiffusion
 from .samplers import SAMPLERS
 from .scenes import Caption

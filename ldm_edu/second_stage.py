@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from . import unet
 from .clip import CLIP, ImageConfig, ImageTransformer
 from .conditioning import MapEncoder, TextEncoder, build_tokenizer
-from .first_stage import cached_latents, pick_crowded
+from .first_stage import cached_latents
 from .painting import CLASSES
 from .pipeline import LatentDiffusion
-from .scenes import make_caption, make_scene, vocabulary
+from .scenes import Scene, make_caption, make_scene, vocabulary
 from .schedule import Schedule, scaled_linear_schedule
 from .training import Profile
 from .weights import load_autoencoder, load_clip
@@ -63,31 +63,54 @@ def emphasis(schedule: Schedule, most: float = 30.0) -> Tensor:
 
 
 def stratified(count: int, T: int, generator: torch.Generator) -> Tensor:
-    """`count` timesteps, one from each of as many equal parts of 0...T - 1: uniform, with less variance than draws."""
-    t = ((torch.arange(count) + torch.rand(count, generator=generator)) / count * T).long()
+    """`count` timesteps, one from each of as many equal parts of 0...T - 1: uniform, with less variance than draws.
+
+    They come in random order: whatever is first in a batch must not be learned at small t alone.
+    """
+    parts = torch.randperm(count, generator=generator)
+    t = ((parts + torch.rand(count, generator=generator)) / count * T).long()
     return t.clamp(max=T - 1)    # float32 may round the last one up to T
 
 
-def learn_ldm(profile: Profile, out: Path, device: torch.device, warm: bool):
-    """The U-Net under three conditions, on the latents of the autoencoder in `out`/vae, with the CLIP beside `out`.
+def captioned_batch(scenes: list[Scene], three: list[int], batch: int,
+                    rng: random.Random) -> tuple[list[int], list[str]]:
+    """`batch` indices into scenes, and a caption of each: half of them any, half with captions that name three things.
 
-    One caption in ten is empty: that is what guidance will lead away from (Ho & Salimans 2022, arXiv:2207.12598).
-    Three things at once are learned last, and are less than a fifth of the scenes: half of every batch are such.
+    Three things at once are learned last, and few scenes have them. They are chosen by the caption, not by the scene,
+    so that the scenes of a caption remain what they are in the data. (Chosen by the scene, captions of two things come
+    with a third far too often, and the model draws it.) One caption in ten is empty, all of them in the first half:
+    what guidance leads away from (Ho & Salimans 2022, arXiv:2207.12598) is the data as it is.
+
+    three: which of the scenes have three things; if none have, all are any.
     """
+    indices, texts = [], []
+    while len(indices) < batch:
+        crowded = bool(three) and len(indices) >= batch // 2
+        i = rng.choice(three) if crowded else rng.randrange(len(scenes))
+        caption = make_caption(scenes[i], rng)
+        if crowded and sum(mention.count for mention in caption.mentions) < 3:
+            continue
+        indices.append(i)
+        texts.append("" if not crowded and rng.random() < 0.2 else caption.text)
+    return indices, texts
+
+
+def learn_ldm(profile: Profile, out: Path, device: torch.device, warm: bool):
+    """The U-Net under three conditions, on the latents of the autoencoder in `out`/vae, with the CLIP beside `out`."""
     schedule = scaled_linear_schedule()
     images, maps = render("train", profile.scenes)
     latents = cached_latents(images, load_autoencoder(out / "vae").eval().to(device), out, device)
     scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
-    crowded = torch.tensor([len(scene.things) == 3 for scene in scenes])
+    three = [i for i, scene in enumerate(scenes) if len(scene.things) == 3]
     weight = emphasis(schedule).to(device)
 
     def loss_fn(model: SecondStage, generator: torch.Generator) -> dict[str, Tensor]:
-        pick = pick_crowded(crowded, profile.batch, generator)
         rng = random.Random(generator.initial_seed())
         condition = rng.choice(CONDITIONS)
+        indices, texts = captioned_batch(scenes, three, profile.batch, rng)
+        pick = torch.tensor(indices)
         if condition == "text":
-            captions = [make_caption(scenes[i], rng).text for i in pick.tolist()]
-            context = model.text(["" if rng.random() < 0.1 else caption for caption in captions])
+            context = model.text(texts)
         elif condition == "image":
             context = model.image(to_float(images[pick].to(device)))
         else:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ldm_edu import DATA
-from ldm_edu.metrics import Oracle, captions_of, evaluate, generate, psnr, score
+from ldm_edu.metrics import captions_of, evaluate, generate, psnr, score
+from ldm_edu.oracle import Oracle
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.weights import load_autoencoder
 from ldm_edu.worlds import render, to_float

@@ -8,7 +8,7 @@ import pytest
 from sync import ROOT, definitions
 
 ORDER = """pictures painting landscape scenes worlds files schedule samplers blocks unet autoencoder perceptual
-           distances clip layouts conditioning weights folders editing pipeline training segmenter metrics
+           distances clip layouts conditioning weights folders editing pipeline training segmenter oracle metrics
            contrastive retrieval attention_maps first_stage second_stage lora judges loss_study sampler_study
            pixel_model gan gan_study bench recipes checkup doctor own_data faults claims map_editor viz live
            exercises""".split()

@@ -4,20 +4,8 @@ import random
 import pytest
 import torch
 
-from ldm_edu.metrics import (
-    HEADS,
-    NOTHING,
-    ORACLE,
-    Oracle,
-    Reading,
-    Seen,
-    everything,
-    facts,
-    labels,
-    psnr,
-    reading,
-    score,
-)
+from ldm_edu.metrics import everything, facts, psnr, score, surplus
+from ldm_edu.oracle import HEADS, NOTHING, ORACLE, Oracle, Reading, Seen, labels, reading
 from ldm_edu.scenes import Caption, Mention, make_scene, sibling
 from ldm_edu.segmenter import SEGMENTER, Segmenter, mean_iou
 from ldm_edu.worlds import TinyWorlds, render, seeds_of, to_float
@@ -78,6 +66,17 @@ def test_count_must_be_exact():
     three = Reading("day", "sand", "clear", trees)
     assert dict(facts(Caption("", mentions=(Mention("tree", "red", count=2),)), three))["count"] is False
     assert dict(facts(Caption("", mentions=(Mention("tree", "red", count=3),)), three))["count"] is True
+
+
+def test_surplus_by_hand():
+    boat, cat = Mention("boat", "red"), Mention("cat", "blue")
+    captions = [Caption("", mentions=(boat, cat)), Caption("", mentions=(boat,)), Caption("", "night"),
+                Caption("", mentions=(boat._replace(count=2),)), Caption("", mentions=(cat._replace(count=3),))]
+    assert surplus(captions[:1], [NIGHT]) == 0 and surplus(captions[1:2], [NIGHT]) == 1
+    assert surplus(captions, [NIGHT] * 5) == 1 / 4    # the caption without things does not count
+    assert surplus(captions[2:3], [NIGHT]) == 0
+    with pytest.raises(ValueError):
+        surplus(captions, [NIGHT])
 
 
 def test_score_refuses_unpaired_input():

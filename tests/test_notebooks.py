@@ -43,7 +43,8 @@ NOT_SHOWN = {
     "they are the notebooks' tools": "viz live claims map_editor doctor checkup faults",
     "a run of hours is a command": """recipes FeatureTeacher colours_of disturb learn_features
         vae decoder cached_latents
-        importance_of Profile pick_batch pick_crowded arithmetic learn_clip learn_ldm learn_oracle learn_segmenter
+        importance_of Profile pick_batch pick_crowded arithmetic learn_clip captioned_batch
+        learn_ldm learn_oracle learn_segmenter
         soften""",
     "they gather pairs to train or to judge with": "pairs_of sibling_pairs",
     "they are commands": "bench own_data",
@@ -51,7 +52,7 @@ NOT_SHOWN = {
     "VGG16 is loaded, and known elsewhere": "VGGFeatures",
     "they repeat one run many times": "sampler_study random_crops learn rebuild measure attributes_found load_study",
     "the judge is used, and taught by what it finds": "Seen Reading labels Oracle reading Score generate captions_of "
-                                                      "everything evaluate Segmenter",
+                                                      "everything surplus evaluate Segmenter",
     "they ask a net, say how far a run is, repeat runs of minutes": "features feature_net GanProgress gan_study",
     "they serve several processes, which no notebook has": "processes average_gradients",
     "they keep files and logs": """save_tokenizer save_module load_unet load_autoencoder load_text read_tensors

@@ -4,7 +4,8 @@ import torch
 
 from ldm_edu import sampler_study
 from ldm_edu.distances import features
-from ldm_edu.metrics import Oracle, captions_of
+from ldm_edu.metrics import captions_of
+from ldm_edu.oracle import Oracle
 from ldm_edu.sampler_study import (
     GUIDANCE_STEPS,
     GUIDANCES,

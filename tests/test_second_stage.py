@@ -1,4 +1,6 @@
 """The second stage: its loss, its weights over t, guidance, the three conditions, and the measure of maps."""
+import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,9 +12,9 @@ from ldm_edu.clip import CLIP, ImageConfig, ImageTransformer, TextTransformer
 from ldm_edu.conditioning import MapEncoder, build_tokenizer, guided
 from ldm_edu.painting import CLASSES
 from ldm_edu.pipeline import LatentDiffusion
-from ldm_edu.scenes import vocabulary
+from ldm_edu.scenes import KINDS, make_caption, make_scene, vocabulary
 from ldm_edu.schedule import Schedule, linear_schedule, scaled_linear_schedule
-from ldm_edu.second_stage import CONDITIONS, SecondStage, emphasis, latent_loss, stratified
+from ldm_edu.second_stage import CONDITIONS, SecondStage, captioned_batch, emphasis, latent_loss, stratified
 from ldm_edu.segmenter import mean_iou
 from ldm_edu.unet import UNet, UNetConfig
 from ldm_edu.worlds import render, to_float
@@ -111,9 +113,41 @@ def test_stratified_draws_one_of_each_part():
     for count, T in ((8, 1000), (5, 20), (1000, 1000)):
         t = stratified(count, T, torch.Generator().manual_seed(3))
         assert t.dtype == torch.int64 and t.shape == (count,)
-        assert (t * count // T).tolist() == list(range(count))
+        assert sorted((t * count // T).tolist()) == list(range(count))
+    firsts = [stratified(8, 8, torch.Generator().manual_seed(seed))[0].item() for seed in range(400)]
+    assert all(firsts.count(t) > 20 for t in range(8))    # each place in a batch meets every t
     one = [stratified(1, 10, torch.Generator().manual_seed(seed)).item() for seed in range(400)]
     assert set(one) == set(range(10))
+
+
+def named(text: str) -> int:
+    """How many things a text names, by its words alone."""
+    singular = re.findall(rf"\b(?:a|an)(?: \w+)*? (?:{'|'.join(KINDS)})\b", text)
+    return len(singular) + sum(n * len(re.findall(rf"\b{word}\b", text)) for n, word in ((2, "two"), (3, "three")))
+
+
+def test_captioned_batch_adds_captions_of_three_things_and_no_scene_to_any_caption():
+    """Held against captions of scenes as they come: captions of two things must belong to as many scenes of three."""
+    scenes = [make_scene(seed) for seed in range(4000)]
+    three = [i for i, scene in enumerate(scenes) if len(scene.things) == 3]
+    rng = random.Random(0)
+    plain = [(len(scenes[i].things), make_caption(scenes[i], rng).text) for _ in range(5) for i in range(4000)]
+    batches = [captioned_batch(scenes, three, 64, rng) for _ in range(400)]
+    drawn = [(len(scenes[i].things), text) for batch in batches for i, text in zip(*batch, strict=True)]
+
+    def shares(pairs):
+        two = [things for things, text in pairs if named(text) == 2]
+        return two.count(3) / len(two), sum(named(text) == 3 for _, text in pairs) / len(pairs)
+
+    (extra, threes), (extra_drawn, threes_drawn) = shares(plain), shares(drawn)
+    assert 0.01 < extra < 0.08 and abs(extra_drawn - extra) < 0.015
+    assert threes < 0.2 and threes_drawn > 0.5
+    empty = [things for things, text in drawn if not text]
+    assert abs(len(empty) / len(drawn) - 0.1) < 0.01
+    assert abs(empty.count(3) / len(empty) - len(three) / len(scenes)) < 0.03    # guidance leaves the data as it is
+    assert all(named(text) == 3 for _, texts in batches for text in texts[32:])
+    few = [scene for scene in scenes if len(scene.things) < 3][:50]
+    assert {len(few[i].things) for i in captioned_batch(few, [], 64, rng)[0]} == {1, 2}
 
 
 def test_stratified_never_rounds_up_to_T(monkeypatch):
