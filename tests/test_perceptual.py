@@ -351,9 +351,14 @@ def test_perceptual_loss_needs_a_net():
         FirstStage(Autoencoder(SMALL))
 
 
-def test_importance_counts_things_four_times():
+def test_importance_counts_things_more_and_small_ones_most():
     maps = torch.tensor([[[0, 1], [2, 3]]], dtype=torch.uint8)
-    assert torch.equal(importance_of(maps), torch.tensor([[[[1.0, 1.0], [1.0, 4.0]]]]))
+    assert torch.equal(importance_of(maps), torch.tensor([[[[1.0, 1.0], [1.0, 2.2]]]]))     # 0.3 of a quarter
+    small = torch.zeros(2, 10, 10, dtype=torch.uint8)
+    small[0, :5, 0], small[0, 5:, 9], small[1, 0, 0] = 3, 5, 3
+    found = importance_of(small)
+    assert found.shape == (2, 1, 10, 10) and found[0, 0, 0, 0] == found[0, 0, 9, 9] == 7    # 0.3 of a twentieth each
+    assert found[1, 0, 0, 0] == 13 and found[1].sum() == 13 + 99 and found[0].sum() == 70 + 90
 
 
 def test_feature_teacher_shapes():
