@@ -43,7 +43,7 @@ NOT_SHOWN = {
     "they are the notebooks' tools": "viz live claims map_editor doctor checkup faults",
     "a run of hours is a command": """recipes FeatureTeacher colours_of disturb learn_features
         vae decoder cached_latents
-        importance_of Profile pick_batch pick_crowded arithmetic learn_clip captioned_batch
+        importance_of Profile pick_batch pick_crowded arithmetic learn_clip captioned_batch towards_middle
         learn_ldm learn_oracle learn_segmenter
         soften""",
     "they gather pairs to train or to judge with": "pairs_of sibling_pairs",

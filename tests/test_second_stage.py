@@ -1,4 +1,5 @@
 """The second stage: its loss, its weights over t, guidance, the three conditions, and the measure of maps."""
+import math
 import random
 import re
 from dataclasses import replace
@@ -14,7 +15,15 @@ from ldm_edu.painting import CLASSES
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.scenes import KINDS, make_caption, make_scene, vocabulary
 from ldm_edu.schedule import Schedule, linear_schedule, scaled_linear_schedule
-from ldm_edu.second_stage import CONDITIONS, SecondStage, captioned_batch, emphasis, latent_loss, stratified
+from ldm_edu.second_stage import (
+    CONDITIONS,
+    SecondStage,
+    captioned_batch,
+    emphasis,
+    latent_loss,
+    stratified,
+    towards_middle,
+)
 from ldm_edu.segmenter import mean_iou
 from ldm_edu.unet import UNet, UNetConfig
 from ldm_edu.worlds import render, to_float
@@ -156,6 +165,16 @@ def test_stratified_never_rounds_up_to_T(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda count, generator: torch.full((count,), largest))
     t = stratified(64, 1000, torch.Generator())
     assert t.max() == 999 and t.unique().numel() == 64
+
+
+def test_towards_middle_is_logit_normal():
+    """Quantiles against those of the standard normal distribution; the order stays, the ends stay within 0...T - 1."""
+    every = torch.arange(1000)
+    t = towards_middle(every, 1000)
+    assert t.dtype == torch.int64 and t.min() >= 0 and t.max() <= 999 and (t.diff() >= 0).all()
+    for share, z in ((0.5, 0.0), (0.8413, 1.0), (0.0228, -2.0)):
+        assert abs(t[round(1000 * share)].item() - 1000 / (1 + math.exp(-0.5 * z))) < 3
+    assert 0.94 < ((t >= 250) & (t < 750)).float().mean() < 0.98
 
 
 def test_stratified_is_uniform_with_less_variance_than_draws():
