@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from . import DATA
 from .distances import features, frechet_distance
 from .files import replacing
-from .metrics import GUIDANCE, captions_of, score
+from .metrics import GUIDANCE, captions_of, score, surplus
 from .oracle import Oracle
 from .pipeline import LatentDiffusion
 from .samplers import SAMPLERS
@@ -41,7 +41,8 @@ class Quality(NamedTuple):
     """One line of the table. sampler: or "renders", the true scenes, or "rebuilt", these through the autoencoder.
 
     accuracy: share of the stated attributes that the oracle finds; all_right: share of prompts with every one found;
-    distance: Fréchet distance in our space of features (`distances`) to the renders of `REAL` other scenes.
+    surplus: share of those naming things whose pictures have more; distance: Fréchet distance in our space of features
+    (`distances`) to the renders of `REAL` other scenes.
     """
 
     sampler: str
@@ -49,17 +50,19 @@ class Quality(NamedTuple):
     guidance: float
     accuracy: float
     all_right: float
+    surplus: float
     distance: float
 
 
 def judge_pictures(pictures: Tensor, captions: Sequence[Caption], real: Tensor,
-                   oracle: Oracle) -> tuple[float, float, float]:
-    """accuracy, all_right and distance of pictures (B, 3, 64, 64) in [-1, 1]; real: features (N, 96) of renders.
+                   oracle: Oracle) -> tuple[float, float, float, float]:
+    """accuracy, all_right, surplus and distance of pictures (B, 3, 64, 64) in [-1, 1].
 
-    Raises ValueError for another number of captions than pictures.
+    real: features (N, 96) of renders. Raises ValueError for another number of captions than pictures.
     """
-    found = score(list(captions), oracle.read(pictures))
-    return found.accuracy, found.all_right, frechet_distance(real, features(pictures))
+    captions, seen = list(captions), oracle.read(pictures)
+    found = score(captions, seen)
+    return found.accuracy, found.all_right, surplus(captions, seen), frechet_distance(real, features(pictures))
 
 
 def draw_captions(ldm: LatentDiffusion, captions: Sequence[Caption], sampler: str, steps: int, guidance: float,

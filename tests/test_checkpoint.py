@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm_edu import DATA
-from ldm_edu.metrics import captions_of, evaluate, generate, psnr, score
+from ldm_edu.metrics import captions_of, evaluate, generate, psnr, score, surplus
 from ldm_edu.oracle import Oracle
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.weights import load_autoencoder
@@ -48,12 +48,16 @@ def test_the_card_holds_on_a_sample():
     card, count = card_table(), 64
     ldm, oracle = LatentDiffusion.from_pretrained(CHECKPOINT), Oracle.load()
     captions = captions_of("validation", count)
-    result = score(captions, oracle.read(generate(ldm, [c.text for c in captions], seed=100)))
+    seen = oracle.read(generate(ldm, [c.text for c in captions], seed=100))
+    result, more = score(captions, seen), surplus(captions, seen)
     expected = card["validation: all right"]
     error = 3 * (max(expected * (1 - expected), 0.02) / count) ** 0.5
-    print(f"{count} prompts, seed 100: caption accuracy {result.accuracy:.1%}, all right {result.all_right:.1%}")
+    print(f"{count} prompts, seed 100: caption accuracy {result.accuracy:.1%}, all right {result.all_right:.1%}, "
+          f"more things than named {more:.1%}")
     assert abs(result.all_right - expected) < error
     assert abs(result.accuracy - card["validation: caption accuracy"]) < 0.08
+    named = card["validation: more things than named"]
+    assert abs(more - named) < 3 * (named * (1 - named) / count) ** 0.5
 
 
 def test_evaluate_sees_a_broken_model():

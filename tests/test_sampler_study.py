@@ -54,12 +54,12 @@ def test_true_scenes_are_judged_right_and_another_captions_scenes_wrong():
     captions, oracle = captions_of("validation", 24), Oracle.load()
     images = to_float(render("validation", 24)[0])
     real = features(images)
-    accuracy, all_right, distance = judge_pictures(images, captions, real, oracle)
-    assert accuracy > 0.95 and all_right > 0.8 and distance < 1e-3    # the clouds are the same
-    wrong, right, same = judge_pictures(images.roll(1, 0), captions, real, oracle)
-    assert wrong < 0.7 and right < 0.2 and same < 1e-3                # in another order
+    accuracy, all_right, more, distance = judge_pictures(images, captions, real, oracle)
+    assert accuracy > 0.95 and all_right > 0.8 and more < 0.15 and distance < 1e-3    # the clouds are the same
+    wrong, right, more_wrong, same = judge_pictures(images.roll(1, 0), captions, real, oracle)
+    assert wrong < 0.7 and right < 0.2 and more_wrong > more + 0.1 and same < 1e-3    # in another order
     gray = judge_pictures(images * 0.2, captions, real, oracle)
-    assert gray[2] > 10 * distance + 0.01
+    assert gray[3] > 10 * distance + 0.01
     with pytest.raises(ValueError, match="captions and 24 readings"):
         judge_pictures(images, captions[:3], real, oracle)
 
@@ -76,7 +76,7 @@ def test_the_table_has_every_run_once_after_the_true_scenes(monkeypatch):
 
 
 def test_a_saved_table_reads_as_before_and_a_failed_save_changes_nothing(tmp_path):
-    rows = [Quality("ddim", 2, 4.0, 0.25, 0.5, 1.125), Quality("renders", 0, 0.0, 1.0, 0.875, 0.0)]
+    rows = [Quality("ddim", 2, 4.0, 0.25, 0.5, 0.125, 1.125), Quality("renders", 0, 0.0, 1.0, 0.875, 0.0, 0.0)]
     path = tmp_path / "new" / "table.csv"
     save_quality(rows, path)
     assert load_quality(path) == rows and isinstance(load_quality(path)[0].steps, int)
