@@ -67,6 +67,8 @@ def test_evaluate_sees_a_broken_model():
     table = evaluate(ldm, oracle, count=32, steps=5)
     assert table["validation: caption accuracy"] < 0.4 and table["validation: all right"] < 0.2
     assert table["reconstructions: caption accuracy"] > 0.6
+    assert table["renders: more things than named"] < 0.1    # these see nothing of the prompts
+    assert all(table[f"{split}: more things than named"] > 0.01 for split in ("validation", "composition"))
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64)])

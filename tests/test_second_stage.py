@@ -3,12 +3,13 @@ import math
 import random
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_edu import autoencoder, clip
+from ldm_edu import DATA, autoencoder, clip, second_stage
 from ldm_edu.clip import CLIP, ImageConfig, ImageTransformer, TextTransformer
 from ldm_edu.conditioning import MapEncoder, build_tokenizer, guided
 from ldm_edu.painting import CLASSES
@@ -25,6 +26,7 @@ from ldm_edu.second_stage import (
     towards_middle,
 )
 from ldm_edu.segmenter import mean_iou
+from ldm_edu.training import Profile, TrainConfig
 from ldm_edu.unet import UNet, UNetConfig
 from ldm_edu.worlds import render, to_float
 
@@ -175,6 +177,34 @@ def test_towards_middle_is_logit_normal():
     for share, z in ((0.5, 0.0), (0.8413, 1.0), (0.0228, -2.0)):
         assert abs(t[round(1000 * share)].item() - 1000 / (1 + math.exp(-0.5 * z))) < 3
     assert 0.94 < ((t >= 250) & (t < 750)).float().mean() < 0.98
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_the_recipe_meets_every_scene_at_every_t(monkeypatch, warm):
+    """Its loss on a stand-in whose error is 1: t of both halves of the batch, the weights, and what is told."""
+    met = []
+
+    def error_of_one(unet, z_0, context, t, eps, schedule):
+        met.append((t, context))
+        return torch.ones(len(t))
+
+    monkeypatch.setattr(second_stage, "cached_latents", lambda images, *_: torch.zeros(len(images), 4, 8, 8))
+    monkeypatch.setattr(second_stage, "latent_loss", error_of_one)
+    profile = Profile(TrainConfig(10), batch=32, scenes=60)
+    _, loss_fn, _ = second_stage.learn_ldm(profile, DATA / "tiny-worlds", torch.device("cpu"), warm)
+    told = SimpleNamespace(text=lambda texts: texts, image=lambda images: "image", map=lambda maps: "map", unet=None)
+    weight = emphasis(scaled_linear_schedule(), 6.0 if warm else 30.0)
+    for seed in range(120):
+        loss = loss_fn(told, torch.Generator().manual_seed(seed))["loss"]
+        torch.testing.assert_close(loss, weight[met[-1][0]].mean())
+    times = torch.stack([t for t, _ in met]).float()
+    inside = ((times >= 250) & (times < 750)).float().mean(0)
+    for half in (inside[:16], inside[16:]):
+        assert abs(half.mean() - (0.73 if warm else 0.5)) < 0.04
+    assert all(half.min() < 30 and half.max() > 970 for half in (times[:, :16], times[:, 16:]))
+    contexts = [context for _, context in met]
+    assert 0.7 < sum(isinstance(context, list) for context in contexts) / 120 < 0.9
+    assert {"image", "map"} < {context if isinstance(context, str) else "text" for context in contexts}
 
 
 def test_stratified_is_uniform_with_less_variance_than_draws():
