@@ -23,7 +23,7 @@ from .contrastive import learn_clip
 from .first_stage import decoder, learn_features, vae
 from .judges import learn_oracle, learn_segmenter
 from .second_stage import learn_ldm
-from .training import Profile, TrainConfig, draw_losses, load_ema, logged, processes, train
+from .training import PRECISIONS, Profile, TrainConfig, draw_losses, load_ema, logged, processes, train
 
 PROFILES = {
     "oracle": {"cpu": Profile(TrainConfig(8000, lr=1e-3), batch=64, scenes=100_000),
@@ -39,7 +39,7 @@ PROFILES = {
             "gpu": Profile(TrainConfig(40_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
     "decoder": {"cpu": Profile(TrainConfig(8000, lr=7e-4), batch=8, scenes=30_000),
                 "gpu": Profile(TrainConfig(20_000, lr=1e-3, precision="bfloat16"), batch=64, scenes=200_000)},
-    "ldm": {"cpu": Profile(TrainConfig(12_000, lr=8e-4, precision="medium"), batch=64, scenes=60_000),
+    "ldm": {"cpu": Profile(TrainConfig(12_000, lr=8e-4, precision="medium"), batch=64, scenes=180_000),
             "gpu": Profile(TrainConfig(60_000, lr=1e-3, precision="bfloat16"), batch=256, scenes=200_000)}}
 
 
@@ -99,11 +99,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warm", action="store_true", help="a new run, from the weights in --out")
     parser.add_argument("--out", type=Path, help="checkpoint folder (default: where the shipped one lies)")
     parser.add_argument("--steps", type=int, help="instead of the profile's")
+    parser.add_argument("--precision", choices=PRECISIONS,
+                        help="instead of the profile's; bfloat16 is fastest on a CPU that has AMX")
     parser.add_argument("--threads", type=int, help="CPU threads for torch (default: all cores)")
     args = parser.parse_args(arguments)
     profile = PROFILES[args.name][args.profile]
-    if args.steps:
-        profile = replace(profile, train=replace(profile.train, steps=args.steps))
+    given = {name: value for name in ("steps", "precision") if (value := getattr(args, name)) is not None}
+    profile = replace(profile, train=replace(profile.train, **given))
     if args.threads:
         torch.set_num_threads(args.threads)
     if "RANK" in os.environ:    # set by torchrun; the first process may compute latents for long while the others wait

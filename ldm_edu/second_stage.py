@@ -85,24 +85,25 @@ def towards_middle(t: Tensor, T: int, spread: float = 0.5) -> Tensor:
 
 def captioned_batch(scenes: list[Scene], three: list[int], batch: int,
                     rng: random.Random) -> tuple[list[int], list[str]]:
-    """`batch` indices into scenes, and a caption of each: half of them any, half with captions that name three things.
+    """`batch` indices into scenes, and a caption of each: half of them any, a third naming three things, a sixth two.
 
-    Three things at once are learned last, and few scenes have them. They are chosen by the caption, not by the scene,
+    Several things at once are learned last, and few scenes have them. They are chosen by the caption, not by the scene,
     so that the scenes of a caption remain what they are in the data. (Chosen by the scene, captions of two things come
-    with a third far too often, and the model draws it.) One caption in ten is empty, all of them in the first half:
-    what guidance leads away from (Ho & Salimans 2022, arXiv:2207.12598) is the data as it is.
+    with a third far too often, and the model draws it.) Three captions in twenty are empty, all of them in the first
+    half: what guidance leads away from (Ho & Salimans 2022, arXiv:2207.12598) is the data as it is.
 
     three: which of the scenes have three things; if none have, all are any.
     """
     indices, texts = [], []
     while len(indices) < batch:
-        crowded = bool(three) and len(indices) >= batch // 2
-        i = rng.choice(three) if crowded else rng.randrange(len(scenes))
+        any_caption = not three or len(indices) < batch // 2
+        wanted = 3 if len(indices) % 3 else 2
+        i = rng.randrange(len(scenes)) if any_caption or wanted == 2 else rng.choice(three)
         caption = make_caption(scenes[i], rng)
-        if crowded and sum(mention.count for mention in caption.mentions) < 3:
+        if not any_caption and sum(mention.count for mention in caption.mentions) != wanted:
             continue
         indices.append(i)
-        texts.append("" if not crowded and rng.random() < 0.2 else caption.text)
+        texts.append("" if any_caption and rng.random() < 0.3 else caption.text)
     return indices, texts
 
 

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from .files import read_tensors, write_tensors
 
+PRECISIONS = ("float32", "medium", "bfloat16")    # see `arithmetic`
 LossFn = Callable[[nn.Module, torch.Generator], dict[str, Tensor]]  # scalars by name; their sum is minimised
 
 
@@ -46,8 +47,8 @@ class TrainConfig:
     def __post_init__(self):
         if self.steps < 1 or self.save_every < 1 or not self.lr > 0 or not 0 <= self.ema < 1:
             raise ValueError(f"expected steps >= 1, save_every >= 1, lr > 0 and 0 <= ema < 1, got {self}")
-        if self.precision not in ("float32", "medium", "bfloat16"):
-            raise ValueError(f"precision={self.precision!r}: expected 'float32', 'medium' or 'bfloat16'")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r}: expected one of {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True)
@@ -74,23 +75,22 @@ class Progress(NamedTuple):
 
 
 @contextmanager
-def arithmetic(precision: str) -> Iterator[None]:
-    """How products of matrices are computed, forward and backward, while the context is open.
+def arithmetic(precision: str, device: str = "cpu") -> Iterator[None]:
+    """How products of matrices are computed, forward and backward, while the context is open. device: "cpu" or "cuda".
 
     "medium" hands them to oneDNN, which may round what is multiplied to bfloat16, or does not and is fast all the same:
     on AMD's AVX-512 as exactly and faster than the library that torch takes by default (`bench --train` compares).
-    Attention is then made of such products too: torch's fused kernel for CPUs is several times slower beside them.
+    "bfloat16" is autocast: activations are rounded too, which pays on GPUs, and on CPUs that have AMX.
+    On a CPU attention is then made of such products too: torch's fused kernel is several times slower beside them.
     """
-    if precision != "medium":
-        yield
-        return
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with ExitStack() as stack:
+        if precision == "medium":
+            stack.callback(torch.set_float32_matmul_precision, before)
+            torch.set_float32_matmul_precision("medium")
+        if precision != "float32" and device == "cpu":
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -187,7 +187,7 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
     for step in range(start, config.steps):
         generator = torch.Generator().manual_seed((config.seed * 2**32 + step) * size + rank)
         optimizer.zero_grad(set_to_none=True)
-        with arithmetic(config.precision):
+        with arithmetic(config.precision, device.type):
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 losses = loss_fn(model, generator)
             loss = sum(losses.values())

@@ -3,8 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from ldm_edu import bench
+from ldm_edu.unet import UNet
 
 
 def test_a_ratio_above_one_says_that_we_are_faster(monkeypatch):
@@ -22,12 +24,19 @@ def test_a_ratio_above_one_says_that_we_are_faster(monkeypatch):
     assert calls == ["ours", "theirs"] + ["ours", "theirs", "theirs", "ours", "ours", "theirs"]    # one to warm up
 
 
-def test_a_step_of_training_is_compared(capsys):
-    threads = torch.get_num_threads()
+def test_a_step_of_training_is_compared_in_every_precision(capsys):
+    """What the U-Net gives is rounded to bfloat16 where the row says so, and nowhere else."""
+    threads, seen = torch.get_num_threads(), []
+    hook = register_module_forward_hook(lambda module, _, out: seen.append(out.dtype) if type(module) is UNet else None)
     try:
         bench.main(["--train", "--pairs", "1", "--threads", "1"])
     finally:
         torch.set_num_threads(threads)
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("| **") and "a step of training" in last and last.count(" ms |") == 2
+        hook.remove()
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == ["medium", "bfloat16"]
+    assert all(row.startswith("| **") and row.count(" ms |") == 2 for row in rows)
+    # of each comparison: both to warm up, then both
+    assert seen[:4] == [torch.float32] * 4
+    assert sorted(map(str, seen[4:])) == ["torch.bfloat16"] * 2 + ["torch.float32"] * 2
     assert torch.get_float32_matmul_precision() == "highest"

@@ -137,7 +137,7 @@ def named(text: str) -> int:
     return len(singular) + sum(n * len(re.findall(rf"\b{word}\b", text)) for n, word in ((2, "two"), (3, "three")))
 
 
-def test_captioned_batch_adds_captions_of_three_things_and_no_scene_to_any_caption():
+def test_captioned_batch_adds_captions_of_two_and_three_things_and_no_scene_to_any():
     """Held against captions of scenes as they come: captions of two things must belong to as many scenes of three."""
     scenes = [make_scene(seed) for seed in range(4000)]
     three = [i for i, scene in enumerate(scenes) if len(scene.things) == 3]
@@ -152,11 +152,12 @@ def test_captioned_batch_adds_captions_of_three_things_and_no_scene_to_any_capti
 
     (extra, threes), (extra_drawn, threes_drawn) = shares(plain), shares(drawn)
     assert 0.01 < extra < 0.08 and abs(extra_drawn - extra) < 0.015
-    assert threes < 0.2 and threes_drawn > 0.5
+    assert threes < 0.2 and threes_drawn > 1 / 3
     empty = [things for things, text in drawn if not text]
-    assert abs(len(empty) / len(drawn) - 0.1) < 0.01
+    assert abs(len(empty) / len(drawn) - 0.15) < 0.01
     assert abs(empty.count(3) / len(empty) - len(three) / len(scenes)) < 0.03    # guidance leaves the data as it is
-    assert all(named(text) == 3 for _, texts in batches for text in texts[32:])
+    second = [named(text) for _, texts in batches for text in texts[32:]]
+    assert set(second) == {2, 3} and abs(second.count(3) / len(second) - 2 / 3) < 0.03
     few = [scene for scene in scenes if len(scene.things) < 3][:50]
     assert {len(few[i].things) for i in captioned_batch(few, [], 64, rng)[0]} == {1, 2}
 

@@ -87,6 +87,26 @@ def test_medium_precision_stays_within_the_rounding_of_bfloat16():
     assert (attended - scaled_dot_product_attention(q.double(), k.double(), v.double())).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("precision, device, fused", [
+    ("float32", "cpu", True), ("medium", "cpu", False), ("bfloat16", "cpu", False), ("bfloat16", "cuda", True)])
+def test_the_fused_kernel_of_attention_is_left_out_on_cpus_alone(precision, device, fused):
+    with arithmetic(precision, device):
+        assert torch.backends.cuda.flash_sdp_enabled() == fused    # the name is old, CPUs follow it too
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_steps_and_precision_of_the_command_line_take_the_place_of_the_profiles(monkeypatch):
+    began = []
+    monkeypatch.setattr(recipes, "run", lambda *arguments: began.append(arguments))
+    recipes.main(["ldm", "--steps", "3", "--precision", "bfloat16", "--out", "somewhere"])
+    recipes.main(["ldm", "--out", "somewhere"])
+    shipped = PROFILES["ldm"]["cpu"]
+    assert began[0][1] == replace(shipped, train=replace(shipped.train, steps=3, precision="bfloat16"))
+    assert began[1][1] == shipped
+    with pytest.raises(SystemExit):
+        recipes.main(["ldm", "--precision", "float8"])
+
+
 def one_of_two(rank, folder, breaks):
     """A process of two that train together; a fresh interpreter, so what it needs is passed."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
