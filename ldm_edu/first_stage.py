@@ -163,13 +163,13 @@ class FirstStage(nn.Module):
 
 
 def importance_of(maps: Tensor) -> Tensor:
-    """How much each pixel counts: 1, those of things more, up to 13 times. Classes (B, H, W) -> (B, 1, H, W).
+    """How much each pixel counts: 1, those of things more, up to 25 times. Classes (B, H, W) -> (B, 1, H, W).
 
     Things are a tenth of all pixels and most of what is said. The fewer pixels a kind of thing has, the more each of
     them counts, together 0.3 pictures: a small cactus before a house is as much to say as the house.
     """
     share = F.one_hot(maps.long(), len(CLASSES)).float().mean((1, 2))                     # (B, classes)
-    weight = (0.3 / share).clamp(max=12)
+    weight = (0.3 / share).clamp(max=24)
     weight[:, :CLASSES.index("sun or moon") + 1] = 0
     return 1 + weight.gather(1, maps.long().flatten(1)).view_as(maps).unsqueeze(1)
 

@@ -358,7 +358,7 @@ def test_importance_counts_things_more_and_small_ones_most():
     small[0, :5, 0], small[0, 5:, 9], small[1, 0, 0] = 3, 5, 3
     found = importance_of(small)
     assert found.shape == (2, 1, 10, 10) and found[0, 0, 0, 0] == found[0, 0, 9, 9] == 7    # 0.3 of a twentieth each
-    assert found[1, 0, 0, 0] == 13 and found[1].sum() == 13 + 99 and found[0].sum() == 70 + 90
+    assert found[1, 0, 0, 0] == 25 and found[1].sum() == 25 + 99 and found[0].sum() == 70 + 90
 
 
 def test_feature_teacher_shapes():
