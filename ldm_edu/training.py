@@ -117,6 +117,14 @@ def ema_update(ema: nn.Module, model: nn.Module, decay: float, step: int) -> Non
                 average.copy_(value)
 
 
+def laid_out_as(like: Tensor, value: Tensor) -> Tensor:
+    """A copy of `value` in memory as `like` is, channels last for instance: fused AdamW reads both from end to end.
+
+    Gradients and moments in another order than their weights would go to the wrong ones, without an error.
+    """
+    return torch.empty_like(like).copy_(value)
+
+
 def save_state(path: Path, step: int, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Everything that the next step depends on, in one safetensors file, written atomically."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -135,10 +143,12 @@ def load_state(path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.op
 
     model.load_state_dict(part("model."))
     ema.load_state_dict(part("ema."))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in part("optimizer.").items():
         index, name = key.split(".", 1)
-        slots.setdefault(int(index), {})[name] = value
+        like = parameters[int(index)]
+        slots.setdefault(int(index), {})[name] = laid_out_as(like, value) if value.shape == like.shape else value
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(tensors["step"])
 
@@ -162,7 +172,7 @@ def average_gradients(parameters: list[nn.Parameter], loss: Tensor) -> Tensor:
     dist.all_reduce(flat)
     loss, *parts = (flat / dist.get_world_size()).split([1, *(p.numel() for p in parameters)])
     for p, part in zip(parameters, parts):
-        p.grad = part.view_as(p)
+        p.grad = laid_out_as(p, part.view(p.shape))
     return loss[0]
 
 
