@@ -57,8 +57,8 @@ NOT_SHOWN = {
     "they serve several processes, which no notebook has": "processes average_gradients",
     "they keep files and logs": """save_tokenizer save_module load_unet load_autoencoder load_text read_tensors
         write_tensors replacing schedule_to_config Progress save_state load_state load_ema logged draw_losses
-        laid_out_as save_weights load_weights load_pixel_model load_clip save_clip load_image ClipLayout refuse read_json write_json
-        load_parts save_parts find_folder swap_in only_one check_request last_x
+        save_weights load_weights load_pixel_model load_clip save_clip load_image ClipLayout refuse read_json write_json
+        laid_out_as load_parts save_parts find_folder swap_in only_one check_request last_x
         shapes_of stream_tensors weights_file sampler_from_config free_memory save_lora load_lora remove_lora""",
 }
 
