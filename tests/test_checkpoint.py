@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from ldm_edu import DATA
+from ldm_edu import DATA, metrics
 from ldm_edu.metrics import captions_of, evaluate, generate, psnr, score, surplus
 from ldm_edu.oracle import Oracle
 from ldm_edu.pipeline import LatentDiffusion
@@ -60,13 +60,16 @@ def test_the_card_holds_on_a_sample():
     assert abs(more - named) < 3 * (named * (1 - named) / count) ** 0.5
 
 
-def test_evaluate_sees_a_broken_model():
+def test_evaluate_sees_a_broken_model(monkeypatch):
     """The measuring tool itself: with the words of the prompts scrambled, the same model must score near chance."""
     ldm, oracle = LatentDiffusion.from_pretrained(CHECKPOINT), Oracle.load()
     ldm.text.tokenize = lambda prompts: torch.full((len(prompts), 32), 5)
+    rendered = []
+    monkeypatch.setattr(metrics, "render", lambda *split: rendered.append(split) or render(*split))
     table = evaluate(ldm, oracle, count=32, steps=5)
     assert table["validation: caption accuracy"] < 0.4 and table["validation: all right"] < 0.2
     assert table["reconstructions: caption accuracy"] > 0.6
+    assert rendered == [("validation", 4 * 32)]    # renders and reconstructions are more than prompts
     assert table["renders: more things than named"] < 0.1    # these see nothing of the prompts
     assert all(table[f"{split}: more things than named"] > 0.01 for split in ("validation", "composition"))
 

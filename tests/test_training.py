@@ -219,6 +219,21 @@ def test_a_recipe_from_start_to_checkpoint(name, tmp_path):
         assert all(torch.equal(x[k], y[k]) for k in x)
 
 
+def test_a_killed_run_of_the_unet_ends_as_an_unbroken_one(tmp_path):
+    """Its weights lie with their channels last; bit for bit, as for the recipes above."""
+    run("clip", SMALL, tmp_path / "clip")
+    for out in (tmp_path / "one", tmp_path / "two"):
+        run("vae", SMALL, out)
+    run("ldm", SMALL, tmp_path / "one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "train", killed_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            run("ldm", SMALL, tmp_path / "two")
+    run("ldm", SMALL, tmp_path / "two", resume=True)
+    one, two = (read_tensors(state_folder(tmp_path / out, "ldm") / "state.safetensors") for out in ("one", "two"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
 def killed_after_two(*arguments):
     for progress in train(*arguments):
         yield progress
