@@ -1,11 +1,13 @@
-"""Tensors in safetensors files and settings in JSON, written whole or not at all."""
+"""Tensors in safetensors files, settings in JSON and figures in CSV, written whole or not at all."""
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 CHUNK = 2**28    # bytes of a file that are mapped into memory at once
+Row = TypeVar("Row", bound=tuple)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -115,3 +118,23 @@ def write_json(path: str | Path, value: dict) -> None:
     """Write a JSON file, whole or not at all."""
     with replacing(path) as part:
         part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def write_table(path: str | Path, rows: Sequence[tuple]) -> None:
+    """Write named tuples as CSV under the names of their fields, four digits after the point, whole or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part, open(part, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(rows[0]._fields)
+        writer.writerows([f"{v:.4f}" if isinstance(v, float) else v for v in row] for row in rows)
+
+
+def read_table(path: str | Path, kind: type[Row]) -> list[Row]:
+    """What `write_table` wrote, as rows of the named tuple `kind`. Raises FileNotFoundError, or ValueError if the
+    fields are others."""
+    types = get_type_hints(kind)
+    with open(path, newline="") as file:
+        names, *lines = csv.reader(file)
+    if names != list(types):
+        raise ValueError(f"{path}: its columns are {', '.join(names)}, expected {', '.join(types)}")
+    return [kind(*(read(value) for read, value in zip(types.values(), line, strict=True))) for line in lines]

@@ -7,7 +7,6 @@ data/samplers/quality.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 
 from . import DATA
 from .distances import features, frechet_distance
-from .files import replacing
+from .files import read_table, write_table
 from .metrics import GUIDANCE, captions_of, score, surplus
 from .oracle import Oracle
 from .pipeline import LatentDiffusion
@@ -92,18 +91,7 @@ def quality_table(ldm: LatentDiffusion, count: int = 128, steps: Sequence[int] =
 
 def load_quality(path: Path = TABLE) -> list[Quality]:
     """The table that the command has stored. Raises FileNotFoundError if there is none."""
-    with open(path, newline="") as file:
-        next(lines := csv.reader(file))
-        return [Quality(name, int(steps), *map(float, figures)) for name, steps, *figures in lines]
-
-
-def save_quality(rows: Sequence[Quality], path: Path = TABLE) -> None:
-    """Write the table, four digits after the point; a killed run leaves the last good one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, open(part, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Quality._fields)
-        writer.writerows([f"{v:.4f}" if isinstance(v, float) else v for v in row] for row in rows)
+    return read_table(path, Quality)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -117,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     rows = quality_table(LatentDiffusion.from_pretrained(args.checkpoint), args.count)
-    save_quality(rows, args.out)
+    write_table(args.out, rows)
     for row in rows:
         print(" | ".join(f"{v:.3f}" if isinstance(v, float) else f"{v!s:>10s}" for v in row))
 

@@ -10,8 +10,8 @@ from sync import ROOT, definitions
 ORDER = """pictures painting landscape scenes worlds files schedule samplers blocks unet autoencoder perceptual
            distances clip layouts conditioning weights folders editing pipeline training segmenter oracle metrics
            contrastive retrieval attention_maps first_stage second_stage lora judges loss_study sampler_study
-           pixel_model gan gan_study bench recipes checkup doctor own_data faults claims map_editor viz live
-           exercises""".split()
+           strength_study pixel_model gan gan_study bench recipes checkup doctor own_data faults claims map_editor viz
+           live exercises""".split()
 MAX_MODULE, MAX_DEFINITION = 275, 55  # lines; in a definition, docstrings and blank lines are not counted
 
 MODULES = sorted((ROOT / "ldm_edu").glob("[!_]*.py"))

@@ -43,20 +43,22 @@ NOT_SHOWN = {
     "they are the notebooks' tools": "viz live claims map_editor doctor checkup faults",
     "a run of hours is a command": """recipes FeatureTeacher colours_of disturb learn_features
         vae decoder cached_latents
-        importance_of Profile pick_batch pick_crowded arithmetic learn_clip captioned_batch towards_middle
+        importance_of Profile pick_batch pick_crowded arithmetic learn_clip captioned_batch logit_normal
         learn_ldm learn_oracle learn_segmenter
         soften""",
     "they gather pairs to train or to judge with": "pairs_of sibling_pairs",
     "they are commands": "bench own_data",
     "they open, scale and refuse pictures": "check_pixels pictures",
     "VGG16 is loaded, and known elsewhere": "VGGFeatures",
-    "they repeat one run many times": "sampler_study random_crops learn rebuild measure attributes_found load_study",
+    "they repeat one run many times": "sampler_study strength_study random_crops learn rebuild measure "
+                                      "attributes_found load_study",
     "the judge is used, and taught by what it finds": "Seen Reading labels Oracle reading Score generate captions_of "
                                                       "everything surplus evaluate Segmenter",
     "they ask a net, say how far a run is, repeat runs of minutes": "features feature_net GanProgress gan_study",
     "they serve several processes, which no notebook has": "processes average_gradients",
     "they keep files and logs": """save_tokenizer save_module load_unet load_autoencoder load_text read_tensors
-        write_tensors replacing schedule_to_config Progress save_state load_state load_ema logged draw_losses
+        write_tensors replacing write_table read_table schedule_to_config Progress save_state load_state load_ema
+        logged draw_losses
         save_weights load_weights load_pixel_model load_clip save_clip load_image ClipLayout refuse read_json write_json
         laid_out_as load_parts save_parts find_folder swap_in only_one check_request last_x
         shapes_of stream_tensors weights_file sampler_from_config free_memory save_lora load_lora remove_lora""",

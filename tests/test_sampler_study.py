@@ -10,12 +10,10 @@ from ldm_edu.sampler_study import (
     GUIDANCE_STEPS,
     GUIDANCES,
     STEPS,
-    Quality,
     draw_captions,
     judge_pictures,
     load_quality,
     quality_table,
-    save_quality,
 )
 from ldm_edu.samplers import SAMPLERS
 from ldm_edu.worlds import render, to_float
@@ -73,18 +71,6 @@ def test_the_table_has_every_run_once_after_the_true_scenes(monkeypatch):
     assert len(runs) == len(set(runs)) == len(painter.calls)
     assert set(runs) == {(name, n, 4.0) for name in SAMPLERS for n in (2, GUIDANCE_STEPS)} | {
         ("ddim", GUIDANCE_STEPS, 1.0)}
-
-
-def test_a_saved_table_reads_as_before_and_a_failed_save_changes_nothing(tmp_path):
-    rows = [Quality("ddim", 2, 4.0, 0.25, 0.5, 0.125, 1.125), Quality("renders", 0, 0.0, 1.0, 0.875, 0.0, 0.0)]
-    path = tmp_path / "new" / "table.csv"
-    save_quality(rows, path)
-    assert load_quality(path) == rows and isinstance(load_quality(path)[0].steps, int)
-    with pytest.raises(TypeError):
-        save_quality([*rows, None], path)
-    assert load_quality(path) == rows
-    with pytest.raises(FileNotFoundError):
-        load_quality(tmp_path / "none.csv")
 
 
 def test_the_stored_table_is_that_of_the_command():
