@@ -59,7 +59,7 @@ def crowded(count: int) -> tuple[Tensor, list[Caption]]:
     return to_float(render("validation", pick[-1] + 1)[0][pick]), captions
 
 
-def repainted(ldm: LatentDiffusion, images: Tensor, prompts: list[str], strength: float, guidance: float,
+def walked_back(ldm: LatentDiffusion, images: Tensor, prompts: list[str], strength: float, guidance: float,
               steps: int = 30, batch: int = 64) -> Tensor:
     """Pictures begun from `images` at `strength`; at 1 from noise alone, without the rest of the signal that is in the
     noisiest level. (N, 3, 64, 64); batch k has seed k."""
@@ -77,7 +77,7 @@ def strength_table(ldm: LatentDiffusion, count: int = 128, strengths: Sequence[f
     oracle, (images, captions) = Oracle.load(), crowded(count)
     prompts, rows = [caption.text for caption in captions], []
     for guidance, strength in tqdm([(g, s) for g in guidances for s in strengths], desc="strengths"):
-        seen = oracle.read(repainted(ldm, images, prompts, strength, guidance))
+        seen = oracle.read(walked_back(ldm, images, prompts, strength, guidance))
         found = score(captions, seen)
         kept = (found.by_name[name] for name in ("kind", "colour", "place"))
         rows.append(Decided(strength, guidance, *(right / stated for right, stated in kept), found.all_right,

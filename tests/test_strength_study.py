@@ -7,7 +7,7 @@ from ldm_edu.strength_study import (
     STRENGTHS,
     crowded,
     load_strength,
-    repainted,
+    walked_back,
     strength_table,
 )
 from ldm_edu.worlds import TinyWorlds
@@ -39,9 +39,9 @@ def test_the_scenes_are_the_first_whose_caption_names_three_things(count):
 
 def test_a_walk_begins_at_its_own_scene_or_from_noise_alone():
     painter, images = Copyist(), torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 64, 64)
-    assert torch.equal(repainted(painter, images, list("abcde"), 0.3, 2.0, steps=7, batch=2), images)
+    assert torch.equal(walked_back(painter, images, list("abcde"), 0.3, 2.0, steps=7, batch=2), images)
     assert painter.calls == [(("a", "b"), 0.3, 7, 2.0, 0), (("c", "d"), 0.3, 7, 2.0, 1), (("e",), 0.3, 7, 2.0, 2)]
-    assert not repainted(painter, images, list("abcde"), 1.0, 2.0).any()
+    assert not walked_back(painter, images, list("abcde"), 1.0, 2.0).any()
     assert painter.calls[-1] == (tuple("abcde"), 1.0, 30, 2.0, 0)
 
 
