@@ -7,8 +7,8 @@ from ldm_edu.strength_study import (
     STRENGTHS,
     crowded,
     load_strength,
-    walked_back,
     strength_table,
+    walked_back,
 )
 from ldm_edu.worlds import TinyWorlds
 
