@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,8 +38,8 @@ TABLE = DATA / "samplers" / "strength.csv"
 class Decided(NamedTuple):
     """One line of the table: chains begun at `strength`, from 0, the autoencoder's copy, to 1, noise alone.
 
-    kind, colour, place: share of those stated that the oracle finds; all_right: share of captions with every
-    attribute found; surplus: share of pictures with more things than named.
+    kind, colour, place: share of those stated that the oracle finds, nan if none is; all_right: share of captions with
+    every attribute found; surplus: share of pictures with more things than named.
     """
 
     strength: float
@@ -60,7 +61,7 @@ def crowded(count: int) -> tuple[Tensor, list[Caption]]:
 
 
 def walked_back(ldm: LatentDiffusion, images: Tensor, prompts: list[str], strength: float, guidance: float,
-              steps: int = 30, batch: int = 64) -> Tensor:
+                steps: int = 30, batch: int = 64) -> Tensor:
     """Pictures begun from `images` at `strength`; at 1 from noise alone, without the rest of the signal that is in the
     noisiest level. (N, 3, 64, 64); batch k has seed k."""
     parts = []
@@ -79,9 +80,9 @@ def strength_table(ldm: LatentDiffusion, count: int = 128, strengths: Sequence[f
     for guidance, strength in tqdm([(g, s) for g in guidances for s in strengths], desc="strengths"):
         seen = oracle.read(walked_back(ldm, images, prompts, strength, guidance))
         found = score(captions, seen)
-        kept = (found.by_name[name] for name in ("kind", "colour", "place"))
-        rows.append(Decided(strength, guidance, *(right / stated for right, stated in kept), found.all_right,
-                            surplus(captions, seen)))
+        kept = (found.by_name.get(name, (0, 0)) for name in ("kind", "colour", "place"))
+        shares = (right / stated if stated else math.nan for right, stated in kept)
+        rows.append(Decided(strength, guidance, *shares, found.all_right, surplus(captions, seen)))
     return rows
 
 

@@ -1,7 +1,10 @@
 """The study of strengths: which scenes it takes, from where each picture begins, what it counts and has stored."""
+import math
+
 import pytest
 import torch
 
+from ldm_edu import strength_study
 from ldm_edu.strength_study import (
     GUIDANCES,
     STRENGTHS,
@@ -45,12 +48,16 @@ def test_a_walk_begins_at_its_own_scene_or_from_noise_alone():
     assert painter.calls[-1] == (tuple("abcde"), 1.0, 30, 2.0, 0)
 
 
-def test_copies_of_true_scenes_are_right_and_grey_is_not():
+def test_copies_of_true_scenes_are_right_and_grey_is_not(monkeypatch):
     rows = strength_table(Copyist(), count=12, strengths=(0.5, 1.0), guidances=(3.0,))
     assert [row[:2] for row in rows] == [(0.5, 3.0), (1.0, 3.0)]
     copied, grey = rows
     assert min(copied.kind, copied.colour, copied.place) > 0.95 and copied.all_right > 0.8 and copied.surplus == 0
     assert grey.all_right == 0 and max(grey.kind, grey.colour, grey.place) < 0.6
+
+    none = [c._replace(mentions=tuple(m._replace(place=None) for m in c.mentions)) for c in crowded(2)[1]]
+    monkeypatch.setattr(strength_study, "crowded", lambda count: (crowded(2)[0], none))
+    assert math.isnan(strength_table(Copyist(), count=2, strengths=(1.0,), guidances=(3.0,))[0].place)
 
 
 def test_the_stored_table_is_that_of_the_command():
