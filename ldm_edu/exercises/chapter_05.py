@@ -30,8 +30,8 @@ def _cross(x: Tensor, context: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) ->
 
 
 def _cross_cases() -> list[tuple]:
-    return [(_randn(5, 6, seed=s), _randn(3, 6, seed=s + 1), *(_randn(4, 6, seed=s + i) for i in (2, 3, 4)))
-            for s in (0, 9)]
+    return [(_randn(5, 6, seed=s), _randn(3, 6, seed=s + 1), *(_randn(d, 6, seed=s + i) for i in (2, 3, 4)))
+            for s, d in ((0, 4), (9, 9))]
 
 
 # --- 05.3: heads

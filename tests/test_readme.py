@@ -1,0 +1,61 @@
+"""README.md and the model card: their Python runs as it stands, their links lead somewhere, their commands exist."""
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ldm_edu import DATA, recipes
+
+ROOT = DATA.parent
+PAGES = ROOT / "README.md", DATA / "tiny-worlds" / "README.md"
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Those to files and headings; other sites are not asked."""
+    anchors = {slug(heading) for heading in re.findall(r"^#+ (.*)", text, re.MULTILINE)}
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    return [link for link in links
+            if (link[1:] not in anchors if link.startswith("#") else not (page.parent / link.split("#")[0]).exists())]
+
+
+def unknown_commands(text: str) -> list[str]:
+    """Modules after `python -m` or `-m` that are not there, and recipes that are none."""
+    modules = re.findall(r"-m (ldm_edu(?:\.\w+)+)", text)
+    names = re.findall(r"-m ldm_edu\.recipes (\w+)", text)
+    return [m for m in modules if find_spec(m) is None] + [n for n in names if n not in recipes.PROFILES]
+
+
+def test_the_python_of_the_readme_draws_pictures(monkeypatch):
+    """All blocks in one go, as somebody who copies them would run them; `show` opens no window."""
+    shown = []
+    monkeypatch.setattr(Image.Image, "show", lambda self: shown.append(self.size))
+    blocks = re.findall(r"^```python\n(.*?)^```", TEXTS[PAGES[0]], re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 2
+    names: dict = {}
+    torch.manual_seed(0)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert shown == [(256, 256)] and names["boats"].shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_commands_lead_somewhere(page):
+    text = TEXTS[page]
+    assert broken_links(page, text) == [] and unknown_commands(text) == []
+    assert re.search(r"-m ldm_edu\.recipes \w+", text)
+
+
+def test_what_leads_nowhere_is_found():
+    text = "# A title, here\n[a](#a-title-here) [b](#gone) [c](nowhere.md) [d](https://example.org)\n"
+    text += "python -m ldm_edu.nothing; python -m ldm_edu.recipes cake; python -m ldm_edu.recipes ldm"
+    assert broken_links(ROOT / "README.md", text) == ["#gone", "nowhere.md"]
+    assert unknown_commands(text) == ["ldm_edu.nothing", "cake"]
