@@ -17,8 +17,9 @@ def _step(x: Tensor, eps: Tensor, beta: float) -> Tensor:
 
 
 def _step_cases() -> list[tuple]:
-    return [(_randn(2, 2, seed=0), _randn(2, 2, seed=1), 0.36),
-            (_randn(3, 8, 8, seed=2), _randn(3, 8, 8, seed=3), 0.01)]
+    """beta as a tensor: .sqrt() works on it, math.sqrt does as well."""
+    return [(_randn(2, 2, seed=0), _randn(2, 2, seed=1), torch.tensor(0.36)),
+            (_randn(3, 8, 8, seed=2), _randn(3, 8, 8, seed=3), torch.tensor(0.01))]
 
 
 # --- 01.2: the closed form for a batch, q(x_t | x_0)
@@ -123,7 +124,9 @@ EXERCISES = {
             "That is alpha_t, the share that one step leaves. You need what all steps up to t leave.":
                 _q_sample_alpha,
             "Off by one: in the code t counts from 0, so that alpha_bar[t] is what you need, not its neighbour.":
-                lambda x0, eps, t, alpha_bar: _q_sample(x0, eps, (t - 1).clamp(min=0), alpha_bar)}),
+                lambda x0, eps, t, alpha_bar: _q_sample(x0, eps, (t - 1).clamp(min=0), alpha_bar),
+            "Off by one: in the code t counts from 0; and the index -1, of t = 0, is the last level, nearly all noise.":
+                lambda x0, eps, t, alpha_bar: _q_sample(x0, eps, t - 1, alpha_bar)}),
     "01.3": Exercise(
         right=_leap,
         cases=_leap_cases,

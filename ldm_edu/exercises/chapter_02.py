@@ -39,8 +39,9 @@ def _posterior_without_roots(x0, x_t, beta, alpha_bar_prev):
 
 
 def _posterior_cases() -> list[tuple]:
-    return [(_randn(5, 2, seed=0), _randn(5, 2, seed=1), 0.2, 0.5),
-            (_randn(3, 4, 4, seed=2), _randn(3, 4, 4, seed=3), 0.01, 0.9)]
+    """The rates as tensors: .sqrt() works on them, math.sqrt does as well."""
+    return [(_randn(5, 2, seed=0), _randn(5, 2, seed=1), torch.tensor(0.2), torch.tensor(0.5)),
+            (_randn(3, 4, 4, seed=2), _randn(3, 4, 4, seed=3), torch.tensor(0.01), torch.tensor(0.9))]
 
 
 # --- 02.2: x_0 from the predicted noise
@@ -165,6 +166,8 @@ EXERCISES = {
         mistakes={
             "You sum where the mean is asked for: the loss must not depend on the size of the batch.":
                 lambda *a: _errors(*a).square().sum(),
+            "You add up over a point's coordinates. Here the mean over all numbers is asked for.":
+                lambda *a: _errors(*a).square().sum(1).mean(),
             "The model must guess the noise. You compare its guess with x0.":
                 lambda model, x0, t, eps, alpha_bar: (x0 - model(_noised(x0, t, eps, alpha_bar), t)).square().mean(),
             "You show the model the clean x0. There is no noise in it to guess.":
@@ -173,6 +176,6 @@ EXERCISES = {
                 lambda *a: _errors(*a).abs().mean(),
             "You square after the mean, so that errors up and down cancel.":
                 lambda *a: _errors(*a).mean().square(),
-            "You weigh each t. That is closer to the bound; L_simple drops the weights.":
+            "You weigh each t. L_simple drops the weights.":
                 _loss_weighted}),
 }

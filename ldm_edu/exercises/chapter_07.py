@@ -24,7 +24,7 @@ def _euler(x: Tensor, eps: Tensor, a: float, b: float) -> Tensor:
 
 
 def _euler_cases() -> list[tuple]:
-    return [(_randn(2, 4, 3, 3, seed=s), _randn(2, 4, 3, 3, seed=s + 1), *levels)
+    return [(_randn(2, 4, 3, 3, seed=s), _randn(2, 4, 3, 3, seed=s + 1), *map(torch.tensor, levels))
             for s, levels in ((0, (0.09, 0.3)), (2, (0.6, 0.95)), (4, (0.5, 1.0)))]
 
 

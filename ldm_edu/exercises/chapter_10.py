@@ -69,7 +69,8 @@ def _modes_cases() -> list[tuple]:
                       for i, (centre, count) in enumerate(zip(centres, counts))])
     strays = torch.tensor([[8.0, 1.5]]) + 0.1 * _randn(20, 2, seed=9)
     just_beyond = centres[3] + torch.tensor([[0.78, 0.0]]).expand(6, -1)
-    return [(torch.cat([near, strays, just_beyond]), centres, 0.7, least) for least in (2, 5, 20)]
+    x = torch.cat([near, strays, just_beyond])
+    return [*((x, centres, 0.7, least) for least in (2, 5, 20)), (x, centres, 3.4, 20)]    # the last: circles overlap
 
 
 EXERCISES = {
@@ -125,6 +126,8 @@ EXERCISES = {
         mistakes={
             "You count points that lie nowhere: beyond the radius of their nearest centre they belong to no mode.":
                 lambda x, c, r, n: _modes(x, c, float("inf"), n),
+            "You count a point for every mode within the radius. It belongs to the nearest alone.":
+                lambda x, c, r, n: int(((torch.cdist(x, c) < r).sum(0) >= n).sum()),
             "One point is not a mode: `least` of them are.": lambda x, c, r, n: _modes(x, c, r, 1),
             "More than `least`, you say; exactly `least` is enough.": lambda x, c, r, n: _modes(x, c, r, n + 1),
             "You count points, not modes.":
