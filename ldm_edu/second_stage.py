@@ -73,7 +73,7 @@ def stratified(count: int, T: int, generator: torch.Generator) -> Tensor:
     return t.clamp(max=T - 1)    # float32 may round the last one up to T
 
 
-def logit_normal(t: Tensor, T: int, middle: float = 0.5, spread: float = 0.5) -> Tensor:
+def logit_normal(t: Tensor, T: int, middle: float, spread: float = 0.5) -> Tensor:
     """Uniform timesteps, any shape, made logit-normal about `middle` x T: Esser et al. 2024 (arXiv:2403.03206), eq. 19.
 
     Where a picture goes wrong is told by chains begun from noised true scenes (`strength_study`): with a model that had

@@ -12,7 +12,7 @@ def _randn(*shape: int, seed: int) -> Tensor:
 
 # --- 01.1: one step, q(x_t | x_{t-1})
 
-def _step(x: Tensor, eps: Tensor, beta: float) -> Tensor:
+def _step(x: Tensor, eps: Tensor, beta: Tensor) -> Tensor:
     return (1 - beta) ** 0.5 * x + beta**0.5 * eps
 
 

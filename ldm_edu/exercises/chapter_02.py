@@ -14,7 +14,7 @@ def _randn(*shape: int, seed: int) -> Tensor:
 
 # --- 02.1: q(x_{t-1} | x_t, x_0)
 
-def _posterior(x0: Tensor, x_t: Tensor, beta: float, alpha_bar_prev: float) -> tuple[Tensor, float]:
+def _posterior(x0: Tensor, x_t: Tensor, beta: Tensor, alpha_bar_prev: Tensor) -> tuple[Tensor, Tensor]:
     alpha_bar = (1 - beta) * alpha_bar_prev
     mean = (alpha_bar_prev**0.5 * beta * x0 + (1 - beta) ** 0.5 * (1 - alpha_bar_prev) * x_t) / (1 - alpha_bar)
     return mean, (1 - alpha_bar_prev) / (1 - alpha_bar) * beta

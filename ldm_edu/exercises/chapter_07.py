@@ -19,7 +19,7 @@ def _sigma(alpha_bar: float) -> float:
     return math.sqrt((1 - alpha_bar) / alpha_bar)
 
 
-def _euler(x: Tensor, eps: Tensor, a: float, b: float) -> Tensor:
+def _euler(x: Tensor, eps: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return math.sqrt(b) * (x / math.sqrt(a) + (_sigma(b) - _sigma(a)) * eps)
 
 
