@@ -1,6 +1,6 @@
 """Does the picture show what the caption says? The oracle reads a picture, and the reading is held against the caption.
 
-`python -m ldm_edu.metrics data/tiny-worlds` prints the table of the model card.
+`python -m ldm_edu.metrics data/tiny-worlds` prints the table of the model card, a column for a sampler.
 """
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from tqdm.auto import tqdm
 
 from .oracle import Oracle, Reading, Seen
 from .pipeline import LatentDiffusion
+from .samplers import SAMPLERS
 from .scenes import HELD_OUT, PLACES, Caption, Mention, Scene, make_scene
 from .segmenter import Segmenter, mean_iou
-from .worlds import TinyWorlds, render, to_float
+from .worlds import TinyWorlds, render, seeds_of, to_float
 
 GUIDANCE = 4.0  # of the reported figures
-RENDERS = 4     # times as many true scenes and reconstructions as prompts
+RENDERS = 4     # times as many true scenes and reconstructions as prompts: they cost little, and few are misread
 
 
 # --- Captions against readings --------------------------------------------------------------------------------------
@@ -106,14 +107,15 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 # --- The table of the model card ------------------------------------------------------------------------------------
 
 def generate(ldm: LatentDiffusion, conditions: list[str] | Tensor, steps: int = 30, guidance: float = GUIDANCE,
-             seed: int = 0, batch: int = 64, task: str = "text_to_image") -> Tensor:
+             seed: int = 0, batch: int = 64, task: str = "text_to_image", sampler: str | None = None) -> Tensor:
     """One picture per condition, (B, 3, 64, 64) in [-1, 1]; batch k of them is drawn with seed + k.
 
     task: the method of `ldm` that draws them: "text_to_image" from prompts, "variations" from pictures, "map_to_image"
-    from semantic maps.
+    from semantic maps. sampler: None is the model's own.
     """
+    options = dict(steps=steps, guidance=guidance, sampler=sampler)
     parts = range(0, len(conditions), batch)
-    return torch.cat([getattr(ldm, task)(conditions[i:i + batch], steps=steps, guidance=guidance, seed=seed + k).cpu()
+    return torch.cat([getattr(ldm, task)(conditions[i:i + batch], seed=seed + k, **options).cpu()
                       for k, i in enumerate(tqdm(parts, desc="sampling", leave=False))])
 
 
@@ -131,42 +133,47 @@ def everything(scene: Scene) -> Caption:
     return Caption("", scene.sky, scene.ground, scene.weather, mentions)
 
 
-def evaluate(ldm: LatentDiffusion, oracle: Oracle, count: int = 512, steps: int = 30,
-             guidance: float = GUIDANCE, seed: int = 0) -> dict[str, float]:
-    """The figures of the model card on `count` validation scenes and prompts, by name; shares are 0…1.
-
-    True scenes and their reconstructions cost little: `RENDERS` times as many of these, for few of them are misread.
-    Conditions that the model does not have are left out.
-    """
-    dataset = TinyWorlds("validation", RENDERS * count)
-    images, maps = render("validation", len(dataset))
-    images = to_float(images)
-    captions = [dataset.caption(i) for i in range(len(dataset))]
+def judge_autoencoder(ldm: LatentDiffusion, oracle: Oracle, count: int = RENDERS * 512) -> dict[str, float]:
+    """The first figures of the model card, by name: `count` validation scenes and their reconstructions; 0…1, or dB."""
+    dataset = TinyWorlds("validation", count)
+    images = to_float(render("validation", count)[0])
+    captions = [dataset.caption(i) for i in range(count)]
     with torch.no_grad():
         rebuilt = torch.cat([ldm.decode(ldm.autoencoder.to_latent(part)) for part in images.split(64)])
     read = oracle.read(images)
     original, decoded = score(captions, read), score(captions, oracle.read(rebuilt))
-    table = {"autoencoder: PSNR, dB": psnr(images, rebuilt).mean().item(),
-             "renders: caption accuracy": original.accuracy, "renders: all right": original.all_right,
-             "renders: more things than named": surplus(captions, read),
-             "reconstructions: caption accuracy": decoded.accuracy, "reconstructions: all right": decoded.all_right}
-    images, maps = images[:count], maps[:count]
+    return {"autoencoder: PSNR, dB": psnr(images, rebuilt).mean().item(),
+            "renders: caption accuracy": original.accuracy, "renders: all right": original.all_right,
+            "renders: more things than named": surplus(captions, read),
+            "reconstructions: caption accuracy": decoded.accuracy, "reconstructions: all right": decoded.all_right}
+
+
+def evaluate(ldm: LatentDiffusion, oracle: Oracle, count: int = 512, steps: int = 30, guidance: float = GUIDANCE,
+             seed: int = 0, sampler: str | None = None) -> dict[str, float]:
+    """The other figures of the model card, by name, as shares: pictures of `count` prompts of each split, and of as
+    many reference pictures and semantic maps; those with "renders" in the name are what the judges make of true scenes.
+
+    Conditions that the model does not have are left out. sampler: None is the model's own.
+    """
+    options, table = dict(steps=steps, seed=seed, sampler=sampler), {}
     for split in ("validation", "composition"):
         captions = captions_of(split, count)
-        read = oracle.read(generate(ldm, [c.text for c in captions], steps, guidance, seed))
+        read = oracle.read(generate(ldm, [c.text for c in captions], guidance=guidance, **options))
         result = score(captions, read)
         table |= {f"{split}: caption accuracy": result.accuracy, f"{split}: all right": result.all_right,
                   f"{split}: more things than named": surplus(captions, read)}
         table |= {f"{split}: {name} ({stated})": found / stated for name, (found, stated) in result.by_name.items()}
+    images, maps = render("validation", count)
+    images = to_float(images)
     if ldm.image_encoder is not None:
-        shown = [everything(make_scene(seed)) for seed in dataset.seeds[:count]]
-        for name, pictures in (("renders", images), ("pictures", generate(ldm, images, steps, 2.0, seed,
-                                                                          task="variations"))):
+        shown = [everything(make_scene(own)) for own in seeds_of("validation", count)]
+        drawn = generate(ldm, images, guidance=2.0, task="variations", **options)
+        for name, pictures in (("renders", images), ("pictures", drawn)):
             table[f"image as condition: attributes kept, {name}"] = score(shown, oracle.read(pictures)).accuracy
     if ldm.map_encoder is not None:
         segmenter = Segmenter.load()
-        for name, pictures in (("renders", images), ("pictures", generate(ldm, maps, steps, 2.0, seed,
-                                                                          task="map_to_image"))):
+        drawn = generate(ldm, maps, guidance=2.0, task="map_to_image", **options)
+        for name, pictures in (("renders", images), ("pictures", drawn)):
             table[f"map as condition: mean IoU, {name}"] = mean_iou(segmenter.read(pictures), maps.long())
     return table
 
@@ -176,21 +183,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ldm_edu.metrics", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--count", type=int, default=512, help="prompts per split")
-    parser.add_argument("--steps", type=int, default=30, help="DDIM steps")
+    parser.add_argument("--steps", type=int, default=30, help="of the sampler")
     parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samplers", nargs="+", default=["ddim", "ddpm"], choices=SAMPLERS, help="a column for each")
     args = parser.parse_args(arguments)
     ldm, oracle = LatentDiffusion.from_pretrained(args.checkpoint), Oracle.load()
-    print(f"| {args.count} prompts a split, {args.steps} DDIM steps, guidance {args.guidance:g}, seed {args.seed}; "
-          f"{RENDERS * args.count} renders and reconstructions | |")
-    print("|---|---|")
-    for name, value in evaluate(ldm, oracle, args.count, args.steps, args.guidance, args.seed).items():
-        print(f"| {name} | {value:.1f} |" if name.endswith("dB") else f"| {name} | {value:.1%} |")
-    prompts = [c.text for c in captions_of("validation", 16)]
-    start = time.perf_counter()
-    ldm.text_to_image(prompts, args.steps, args.guidance)
-    seconds = time.perf_counter() - start
-    print(f"| 16 pictures, {args.steps} steps, {torch.get_num_threads()} CPU threads | {seconds:.1f} s |")
+    scenes, prompts = RENDERS * args.count, [c.text for c in captions_of("validation", 16)]
+    print(f"| {args.count} prompts a split, {args.steps} steps, guidance {args.guidance:g}, seed {args.seed}; "
+          f"{scenes} renders and reconstructions | {' | '.join(args.samplers)} |")
+    print("|---" * (1 + len(args.samplers)) + "|")
+    first, columns, seconds = judge_autoencoder(ldm, oracle, scenes), [], []
+    for sampler in args.samplers:
+        columns.append(first | evaluate(ldm, oracle, args.count, args.steps, args.guidance, args.seed, sampler))
+        start = time.perf_counter()
+        ldm.text_to_image(prompts, args.steps, args.guidance, sampler=sampler)
+        seconds.append(f"{time.perf_counter() - start:.1f} s")
+    for name in columns[0]:
+        form = "{:.1f}" if name.endswith("dB") else "{:.1%}"
+        print("|", " | ".join([name, *(form.format(column[name]) for column in columns)]), "|")
+    print(f"| 16 pictures, {args.steps} steps, {torch.get_num_threads()} CPU threads | {' | '.join(seconds)} |")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 `python -m ldm_edu.sampler_study [--count N] [--threads 1] [--out FILE]` draws the pictures of the first N validation
 prompts with every sampler at every number of steps, then with DDIM at every guidance, and keeps a table in
-data/samplers/quality.csv.
+data/samplers/quality.csv; then those of four times as many prompts with more and more noise on the way, in
+randomness.csv beside it.
 """
 from __future__ import annotations
 
@@ -25,15 +26,17 @@ from .files import read_table, write_table
 from .metrics import GUIDANCE, captions_of, score, surplus
 from .oracle import Oracle
 from .pipeline import LatentDiffusion
-from .samplers import SAMPLERS
+from .samplers import SAMPLERS, ddim, last_x
 from .scenes import Caption
 from .worlds import render, to_float
 
 STEPS = (2, 4, 8, 15, 30, 60)
 GUIDANCES = (1.0, 2.0, 4.0, 8.0, 16.0)
 GUIDANCE_STEPS = 15
+ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 REAL = 1024    # renders that the pictures are held against
 TABLE = DATA / "samplers" / "quality.csv"
+RANDOMNESS = TABLE.with_name("randomness.csv")
 
 
 class Quality(NamedTuple):
@@ -51,6 +54,15 @@ class Quality(NamedTuple):
     all_right: float
     surplus: float
     distance: float
+
+
+class Randomness(NamedTuple):
+    """Does noise on the way help? eta: of `ddim`, 0 adds none, 1 as much as `ddpm`. The rest as in `Quality`."""
+
+    eta: float
+    accuracy: float
+    all_right: float
+    surplus: float
 
 
 def judge_pictures(pictures: Tensor, captions: Sequence[Caption], real: Tensor,
@@ -89,9 +101,38 @@ def quality_table(ldm: LatentDiffusion, count: int = 128, steps: Sequence[int] =
     return rows
 
 
+@torch.no_grad()
+def draw_with_noise(ldm: LatentDiffusion, captions: Sequence[Caption], eta: float, steps: int = 30,
+                    batch: int = 64) -> Tensor:
+    """As `draw_captions` with "ddim" at `GUIDANCE`, but with fresh noise in every step, `eta` of it: 0 ... 1."""
+    prompts, pictures, config = [caption.text for caption in captions], [], ldm.unet.config
+    for seed, i in enumerate(range(0, len(prompts), batch)):
+        eps, context = ldm.predictor(prompts[i:i + batch], GUIDANCE)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(context), config.in_channels, *[config.sample_size] * 2, generator=generator)
+        steps_done = ddim(eps, noise.to(context), ldm.schedule, steps, eta=eta, generator=generator)
+        pictures.append(ldm.decode(last_x(steps_done)))
+    return torch.cat(pictures)
+
+
+def randomness_table(ldm: LatentDiffusion, count: int = 512, etas: Sequence[float] = ETAS) -> list[Randomness]:
+    """A row for each eta: pictures of the first `count` validation prompts, 30 steps."""
+    captions, oracle, rows = captions_of("validation", count), Oracle.load(), []
+    for eta in tqdm(etas, desc="eta"):
+        seen = oracle.read(draw_with_noise(ldm, captions, eta))
+        found = score(captions, seen)
+        rows.append(Randomness(eta, found.accuracy, found.all_right, surplus(captions, seen)))
+    return rows
+
+
 def load_quality(path: Path = TABLE) -> list[Quality]:
     """The table that the command has stored. Raises FileNotFoundError if there is none."""
     return read_table(path, Quality)
+
+
+def load_randomness(path: Path = RANDOMNESS) -> list[Randomness]:
+    """The other table that it has stored. Raises FileNotFoundError if there is none."""
+    return read_table(path, Randomness)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -104,10 +145,13 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-    rows = quality_table(LatentDiffusion.from_pretrained(args.checkpoint), args.count)
-    write_table(args.out, rows)
-    for row in rows:
-        print(" | ".join(f"{v:.3f}" if isinstance(v, float) else f"{v!s:>10s}" for v in row))
+    ldm = LatentDiffusion.from_pretrained(args.checkpoint)
+    tables = ((args.out, lambda: quality_table(ldm, args.count)),
+              (args.out.with_name(RANDOMNESS.name), lambda: randomness_table(ldm, 4 * args.count)))
+    for path, made in tables:
+        write_table(path, rows := made())
+        for row in rows:
+            print(" | ".join(f"{v:.3f}" if isinstance(v, float) else f"{v!s:>10s}" for v in row))
 
 
 if __name__ == "__main__":

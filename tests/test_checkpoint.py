@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm_edu import DATA, metrics
-from ldm_edu.metrics import captions_of, evaluate, generate, psnr, score, surplus
+from ldm_edu.metrics import captions_of, evaluate, generate, judge_autoencoder, psnr, score, surplus
 from ldm_edu.oracle import Oracle
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.weights import load_autoencoder
@@ -21,10 +21,16 @@ def shipped():
     return [path for path in DATA.rglob("*") if path.is_file() and DATA / "training" not in path.parents]
 
 
-def card_table() -> dict[str, float]:
-    """Rows of the card's table of figures by name; percentages as shares."""
-    rows = re.findall(r"^\| ([a-z].*?) \| ([\d.]+)( ?%| s)? \|", (CHECKPOINT / "README.md").read_text(), re.MULTILINE)
-    return {name: float(value) / (100 if unit.strip() == "%" else 1) for name, value, unit in rows}
+def card_table() -> dict[str, dict[str, float]]:
+    """Rows of the card's table of figures by name, for each sampler; percentages as shares."""
+    card = (CHECKPOINT / "README.md").read_text(encoding="utf-8")
+    samplers = re.search(r"^\| 512 prompts.*?\| (.*) \|$", card, re.MULTILINE)[1].split(" | ")
+    rows = re.findall(r"^\| ([a-z1].*?) \| ([\d.]+(?: ?%| s)?(?: \| [\d.]+(?: ?%| s)?)*) \|$", card, re.MULTILINE)
+    table = {sampler: {} for sampler in samplers}
+    for name, cells in rows:
+        for sampler, cell in zip(samplers, cells.split(" | "), strict=True):
+            table[sampler][name] = float(cell.rstrip("% s")) / (100 if cell.endswith("%") else 1)
+    return table
 
 
 def test_sizes():
@@ -43,17 +49,18 @@ def test_the_card_lists_every_weight_file_with_its_checksum():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name], name
 
 
-def test_the_card_holds_on_a_sample():
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_the_card_holds_on_a_sample(sampler):
     """64 prompts, another seed: within sampling error of the card's figures (three standard deviations)."""
-    card, count = card_table(), 64
+    card, count = card_table()[sampler], 64
     ldm, oracle = LatentDiffusion.from_pretrained(CHECKPOINT), Oracle.load()
     captions = captions_of("validation", count)
-    seen = oracle.read(generate(ldm, [c.text for c in captions], seed=100))
+    seen = oracle.read(generate(ldm, [c.text for c in captions], seed=100, sampler=sampler))
     result, more = score(captions, seen), surplus(captions, seen)
     expected = card["validation: all right"]
     error = 3 * (max(expected * (1 - expected), 0.02) / count) ** 0.5
-    print(f"{count} prompts, seed 100: caption accuracy {result.accuracy:.1%}, all right {result.all_right:.1%}, "
-          f"more things than named {more:.1%}")
+    print(f"{sampler}, {count} prompts, seed 100: caption accuracy {result.accuracy:.1%}, "
+          f"all right {result.all_right:.1%}, more things than named {more:.1%}")
     assert abs(result.all_right - expected) < error
     assert abs(result.accuracy - card["validation: caption accuracy"]) < 0.08
     named = card["validation: more things than named"]
@@ -66,12 +73,28 @@ def test_evaluate_sees_a_broken_model(monkeypatch):
     ldm.text.tokenize = lambda prompts: torch.full((len(prompts), 32), 5)
     rendered = []
     monkeypatch.setattr(metrics, "render", lambda *split: rendered.append(split) or render(*split))
-    table = evaluate(ldm, oracle, count=32, steps=5)
+    table = judge_autoencoder(ldm, oracle, 128) | evaluate(ldm, oracle, count=32, steps=5)
     assert table["validation: caption accuracy"] < 0.4 and table["validation: all right"] < 0.2
     assert table["reconstructions: caption accuracy"] > 0.6
-    assert rendered == [("validation", 4 * 32)]    # renders and reconstructions are more than prompts
+    assert rendered == [("validation", 128), ("validation", 32)]
     assert table["renders: more things than named"] < 0.1    # these see nothing of the prompts
     assert all(table[f"{split}: more things than named"] > 0.01 for split in ("validation", "composition"))
+
+
+def test_the_command_prints_a_column_for_each_sampler(capsys):
+    metrics.main([str(CHECKPOINT), "--count", "4", "--steps", "4", "--samplers", "ddim", "dpm_solver"])
+    head, line, *rows = [row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines()]
+    assert head[0].startswith("4 prompts a split, 4 steps, guidance 4, seed 0; 16 renders")
+    assert head[1:] == ["ddim", "dpm_solver"] and line == ["---|---|---"] and {len(row) for row in rows} == {3}
+    cells = {name: values for name, *values in rows}
+    assert cells.keys() - {rows[-1][0]} <= card_table()["ddim"].keys() | {name for name in cells if "(" in name}
+    for name, (left, right) in cells.items():
+        if name.startswith(("autoencoder", "renders", "reconstructions")) or name.endswith("renders"):
+            assert left == right, name    # no sampler in it
+    assert cells["map as condition: mean IoU, pictures"][0] != cells["map as condition: mean IoU, pictures"][1]
+    assert [row for row in rows if row[0].startswith("16 pictures")] == rows[-1:]
+    with pytest.raises(SystemExit):
+        metrics.main([str(CHECKPOINT), "--samplers", "eular"])
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64)])
