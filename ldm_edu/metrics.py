@@ -46,7 +46,8 @@ def facts(caption: Caption, seen: Reading) -> list[tuple[str, bool]]:
     """Every attribute the caption states, as (name, found in the picture).
 
     Names: sky, ground, weather, kind, colour, size, place, count, relation. A caption need not say where a thing
-    stands, so mentions are matched to the things seen in the way that finds most (brute force over orders).
+    stands, so mentions are matched to the things seen in the way that finds most (brute force over orders; of equals
+    the first).
     "Two red boats" states kind and colour twice and, once, that there are exactly two.
     """
     found = [(name, getattr(caption, name) == getattr(seen, name))
@@ -58,7 +59,7 @@ def facts(caption: Caption, seen: Reading) -> list[tuple[str, bool]]:
     singles = [mention for mention in caption.mentions for _ in range(mention.count)]
     things = [*seen.things, *[None] * len(singles)]
     best: list[tuple[str, bool]] = []
-    for order in set(itertools.permutations(things, len(singles))):
+    for order in dict.fromkeys(itertools.permutations(things, len(singles))):    # a set has another order every time
         match = [fact for mention, thing in zip(singles, order) for fact in _thing_facts(mention, thing)]
         if caption.relation:
             match.append(("relation", _related(caption.relation, order[0], order[1])))

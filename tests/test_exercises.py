@@ -275,6 +275,13 @@ def test_every_known_mistake_gets_its_own_hint(id):
         assert outcome(id, mistake) == f"Hint {id}: {hint}"
 
 
+def test_a_gradient_must_reach_every_argument_that_asks_for_one():
+    hint = "Hint 03.1: The values are right, but no gradient passes"
+    for cut in (lambda m, v, e: m + (v / 2).exp().detach() * e, lambda m, v, e: m.detach() + (v / 2).exp() * e,
+                lambda m, v, e: (m + (v / 2).exp() * e).tolist()):
+        assert outcome("03.1", cut).startswith(hint)
+
+
 @every_exercise
 def test_cases_are_the_same_every_time(id):
     first, again = (exercises._results(EXERCISES[id], EXERCISES[id].right) for _ in range(2))

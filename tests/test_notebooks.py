@@ -53,7 +53,7 @@ NOT_SHOWN = {
     "they repeat one run many times": "sampler_study strength_study random_crops learn rebuild measure "
                                       "attributes_found load_study",
     "the judge is used, and taught by what it finds": "Seen Reading labels Oracle reading Score generate captions_of "
-                                                      "everything surplus evaluate Segmenter",
+                                                      "everything surplus judge_autoencoder evaluate Segmenter",
     "they ask a net, say how far a run is, repeat runs of minutes": "features feature_net GanProgress gan_study",
     "they serve several processes, which no notebook has": "processes average_gradients",
     "they keep files and logs": """save_tokenizer save_module load_unet load_autoencoder load_text read_tensors

@@ -35,7 +35,8 @@ class Exercise:
         numbers, tensors, arrays, truth values, texts, or tuples of these.
     hint: what to say when the answer is wrong and no known mistake fits.
     mistakes: hint -> what an answer looks like that makes this mistake: like `right`, a function or a value.
-    cases: for functions, the argument tuples to call the answer with; made anew for every call, always the same.
+    cases: for functions, the argument tuples to call the answer with; made anew for every call, always the same. By
+        tensors among them that require a gradient the result must be differentiable.
     tolerance: largest difference allowed, relative to the largest right value; integers must be equal.
     """
 
@@ -96,7 +97,21 @@ def _judge(exercise: Exercise, answer: Any) -> bool:
     if wrong := problem(exercise.right):
         known = (hint for hint, mistake in exercise.mistakes.items() if not problem(mistake))
         raise Hint(next(known, f"{wrong} {exercise.hint}"))
+    if exercise.cases is not None and not all(_passes_gradients(answer, arguments) for arguments in exercise.cases()):
+        raise Hint("The values are right, but no gradient passes: compute the result from the arguments, by what torch "
+                   "can differentiate, without .detach(), .item() or no_grad.")
     return True
+
+
+def _passes_gradients(answer: Callable, arguments: tuple) -> bool:
+    """Whether the result's sum has a derivative by each of the arguments that require one."""
+    asked = [a for a in arguments if isinstance(a, Tensor) and a.requires_grad]
+    if not asked:
+        return True
+    result = _call(answer, arguments)
+    if not isinstance(result, Tensor) or not result.requires_grad:
+        return False
+    return all(g is not None for g in torch.autograd.grad(result.sum(), asked, allow_unused=True))
 
 
 def _results(exercise: Exercise, answer: Any) -> list:

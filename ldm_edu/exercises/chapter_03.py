@@ -18,8 +18,8 @@ def _sample(mean: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
 
 
 def _sample_cases() -> list[tuple]:
-    return [(_randn(2, 4, 3, 3, seed=s), _randn(2, 4, 3, 3, seed=s + 1) - 1, _randn(2, 4, 3, 3, seed=s + 2))
-            for s in (0, 3)]
+    return [(_randn(2, 4, 3, 3, seed=s).requires_grad_(), (_randn(2, 4, 3, 3, seed=s + 1) - 1).requires_grad_(),
+             _randn(2, 4, 3, 3, seed=s + 2)) for s in (0, 3)]
 
 
 # --- 03.2: the KL of a picture

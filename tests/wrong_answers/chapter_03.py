@@ -33,6 +33,11 @@ def returns_mean_and_noise(mean, logvar, eps):
     return mean, torch.exp(logvar / 2) * eps
 
 
+def cuts_the_gradient(mean, logvar, eps):
+    with torch.no_grad():
+        return mean + torch.exp(logvar / 2) * eps
+
+
 # --- 03.2
 
 def divergences(mean, logvar):
@@ -156,6 +161,7 @@ WRONG = {
         (forgets_the_mean, "Where is its centre?"),
         (halves_the_variance, "The values are off"),
         (returns_mean_and_noise, "Expected a tensor of shape (2, 4, 3, 3), got a tuple of 2"),
+        (cuts_the_gradient, "no gradient passes"),
     ],
     "03.2": [
         (forgets_the_half, "the ½ is missing"),
