@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -45,12 +46,13 @@ from .training import TrainConfig, pick_batch, train
 from .unet import SmallUNet
 
 FOLDER = DATA / "gan"
-MODELS = {"plane": {"GAN": 5, "GAN, sharp judge": 2, "GAN, no penalty": 5, "diffusion": 5},    # and their seeds
-          "worlds": {"GAN": 2, "GAN, no penalty": 2, "diffusion": 2}}
+MODELS = {"plane": ("GAN", "GAN, no penalty", "GAN, sharp judge", "GAN, sharp, no penalty", "diffusion"),
+          "worlds": ("GAN", "GAN, no penalty", "diffusion")}
+SEEDS = 5                                       # of each model
 BUDGET = {"plane": 400.0, "worlds": 1800.0}     # GFLOP of a run's training, forward and backward
 LOOKS = {"plane": 10, "worlds": 3}              # at its samples, evenly spaced
 DRAWN = {"plane": 2500, "worlds": 240}          # samples at each look
-PENALTY = {"GAN": 0.02, "GAN, sharp judge": 0.4, "GAN, no penalty": 0.0}    # in the plane, the best of a few each
+PENALTY = {"GAN": 0.02, "GAN, sharp judge": 0.4}    # of R1 in the plane, the best of a few each; 0 for the others
 
 
 class Look(NamedTuple):
@@ -65,8 +67,8 @@ class Look(NamedTuple):
 def begin_run(study: str, model: str, seed: int, steps: int) -> Iterator:
     """A run of `steps` steps, not begun. Yields what `train` or `train_gan` yields.
 
-    study: "plane" or "worlds"; model: one of its MODELS. In the plane, a "sharp" judge sees the waves that the denoiser
-    sees, and so does the one without penalty. Raises ValueError for other names.
+    study: "plane" or "worlds"; model: one of its MODELS. A "sharp" judge sees the waves that the denoiser sees. Raises
+    ValueError for other names.
     """
     if model not in MODELS.get(study, ()):
         raise ValueError(f"study, model: got {study!r} and {model!r}, expected one of {MODELS}")
@@ -79,8 +81,8 @@ def begin_run(study: str, model: str, seed: int, steps: int) -> Iterator:
 
             plan = TrainConfig(steps, lr=3e-3, warmup=20, cooldown=0.3, ema=0.995, seed=seed)
             return train(PlaneDenoiser(schedule), loss_fn, plan)
-        plan = GanConfig(steps, batch=128, r1=PENALTY[model], seed=seed)
-        return train_gan(PlaneMaker(), PlaneJudge(waves=model != "GAN"), draw_grid, plan)
+        plan = GanConfig(steps, batch=128, r1=PENALTY.get(model, 0.0), seed=seed)
+        return train_gan(PlaneMaker(), PlaneJudge(waves="sharp" in model), draw_grid, plan)
     if model == "diffusion":
         _, loss_fn, _ = pixel_recipe()
         return train(SmallUNet(schedule), loss_fn, TrainConfig(steps, lr=4e-3, warmup=20, ema=0.995, seed=seed))
@@ -190,8 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for study in args.studies:
         kept = load_rows(study, args.out) if (args.out / f"{study}.csv").exists() else []
-        runs = sorted((seed, model) for model, seeds in MODELS[study].items() for seed in range(seeds))
-        for seed, model in runs:
+        for seed, model in itertools.product(range(SEEDS), MODELS[study]):
             if not any(row["model"] == model and row["seed"] == seed for row in kept):
                 kept += run_once(study, model, seed, args.share * BUDGET[study], args.out)
                 write_rows(kept, args.out / f"{study}.csv")
@@ -211,7 +212,7 @@ def run_once(study: str, model: str, seed: int, budget: float, out: Path) -> lis
             row |= {name: round(value, 4) for name, value in judge_worlds(look.samples, pictures, seen).items()}
         rows.append(row)
     if study == "worlds":
-        contact(look.samples[:24], out / f"worlds-{list(MODELS[study]).index(model)}-{seed}.png")
+        contact(look.samples[:24], out / f"worlds-{MODELS[study].index(model)}-{seed}.png")
     print(" | ".join(f"{name} {value}" for name, value in rows[-1].items() if name != "counts"), flush=True)
     return rows
 

@@ -1,6 +1,7 @@
 """The GAN against closed forms, finite differences and an optimiser by hand; the study's recorded runs are complete."""
 import copy
 import csv
+import itertools
 import math
 
 import pytest
@@ -189,7 +190,8 @@ def test_pictures_are_kept(tmp_path):
 
 def test_command_line(tmp_path, monkeypatch, capsys):
     """A short run leaves what can be read; what is there is not done again."""
-    monkeypatch.setitem(MODELS, "plane", {"GAN": 1, "diffusion": 1})
+    monkeypatch.setitem(MODELS, "plane", ("GAN", "diffusion"))
+    monkeypatch.setattr(gan_study, "SEEDS", 1)
     monkeypatch.setattr(gan_study, "LOOKS", {"plane": 2, "worlds": 1})
     arguments = ["--studies", "plane", "--share", "0.002", "--out", str(tmp_path)]
     gan_study.main(arguments)
@@ -201,11 +203,22 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "" and load_rows("plane", tmp_path) == rows
 
 
+def test_the_four_gans_of_the_plane_are_two_judges_with_and_without_penalty(monkeypatch):
+    asked = []
+    monkeypatch.setattr(gan_study, "train_gan", lambda maker, judge, draw, plan: asked.append((judge, plan.r1)))
+    for model in MODELS["plane"][:4]:
+        begin_run("plane", model, 0, 1)
+    bare, sharp = sum(p.numel() for p in PlaneJudge().parameters()), sum(
+        p.numel() for p in PlaneJudge(waves=True).parameters())
+    assert [(sum(p.numel() for p in judge.parameters()), r1 > 0) for judge, r1 in asked] == [
+        (bare, True), (bare, False), (sharp, True), (sharp, False)] and bare < sharp
+
+
 def test_recorded_runs_are_complete_and_equal_in_budget():
     for study, models in MODELS.items():
         rows = load_rows(study)
         runs = {(row["model"], row["seed"]) for row in rows}
-        assert runs == {(model, seed) for model, seeds in models.items() for seed in range(seeds)}
+        assert runs == set(itertools.product(models, range(gan_study.SEEDS)))
         assert len(rows) == len(runs) * gan_study.LOOKS[study]
         for run in runs:
             most = max(row["gflop"] for row in rows if (row["model"], row["seed"]) == run)
