@@ -1,7 +1,7 @@
 """GAN against diffusion: the same data, the same training compute, several seeds.
 
 `python -m ldm_edu.gan_study [--threads 1] [--out DIR]` trains them all and keeps figures and samples in data/gan.
-It may be killed: what is there is not done again. About 20 minutes on a core.
+It may be killed: what is there is not done again. About 15 minutes on a core.
 """
 from __future__ import annotations
 
