@@ -84,7 +84,7 @@ def test_evaluate_sees_a_broken_model(monkeypatch):
 def test_the_command_prints_a_column_for_each_sampler(capsys):
     metrics.main([str(CHECKPOINT), "--count", "4", "--steps", "4", "--samplers", "ddim", "dpm_solver"])
     head, line, *rows = [row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines()]
-    assert head[0].startswith("4 prompts a split, 4 steps, guidance 4, seed 0; 16 renders")
+    assert head[0].startswith("4 prompts a split, 4 steps, guidance 4 (2 for pictures and maps), seed 0; 16 renders")
     assert head[1:] == ["ddim", "dpm_solver"] and line == ["---|---|---"] and {len(row) for row in rows} == {3}
     cells = {name: values for name, *values in rows}
     assert cells.keys() - {rows[-1][0]} <= card_table()["ddim"].keys() | {name for name in cells if "(" in name}
