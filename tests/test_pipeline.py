@@ -256,17 +256,20 @@ def test_a_killed_save_loses_nothing(killed_at, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["model"] and (folder / "README.md").read_text() == "card"
 
 
-def test_the_shipped_checkpoint_draws_the_same_in_diffusers(capsys):
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])    # those of the card's table
+def test_the_shipped_checkpoint_draws_the_same_in_diffusers(capsys, sampler):
     if not TINY_WORLDS.is_dir():
         pytest.skip(f"{TINY_WORLDS} is not there: python -m ldm_edu.recipes ldm makes it")
     prompts = ["a big red house on the left, at night, on the snow", "a small yellow boat at sunset"]
     mine = LatentDiffusion.from_pretrained(TINY_WORLDS)
-    found = mine.text_to_image(prompts, steps=30, guidance=4.0, seed=0)
-    expected = draw_theirs(open_theirs(TINY_WORLDS), prompts, steps=30, guidance=4.0, seed=0)
+    found = mine.text_to_image(prompts, steps=30, guidance=4.0, seed=0, sampler=sampler)
+    theirs = open_theirs(TINY_WORLDS)
+    theirs.scheduler = getattr(diffusers, folders.SCHEDULERS[sampler]).from_config(theirs.scheduler.config)
+    expected = draw_theirs(theirs, prompts, steps=30, guidance=4.0, seed=0)
     pixels, expected_pixels = ((255 * (images / 2 + 0.5)).round() for images in (found, expected))
     difference = (found - expected).abs().max().item() / 2
     with capsys.disabled():
-        print(f"\nTiny Worlds in diffusers and here, 30 DDIM steps: max |Δ| {difference:.1e} of full range, "
+        print(f"\nTiny Worlds in diffusers and here, 30 steps of {sampler}: max |Δ| {difference:.1e} of full range, "
               f"{(pixels - expected_pixels).abs().max():.0f} of 255 levels")
     assert difference <= 2e-3 and (pixels - expected_pixels).abs().max() <= 1
 
