@@ -222,8 +222,14 @@ def write_rows(rows: list[dict], path: Path) -> None:
     with replacing(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        writer.writerows({name: " ".join(map(str, value)) if name == "counts" else value
-                          for name, value in row.items()} for row in rows)
+        writer.writerows({name: _written(value) for name, value in row.items()} for row in rows)
+
+
+def _written(value: str | float | list[int]) -> str | float:
+    """`value` for a cell: a whole number without point, so that rows read and written again are what they were."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from .segmenter import Segmenter, mean_iou
 from .worlds import TinyWorlds, render, seeds_of, to_float
 
 GUIDANCE = 4.0  # of the reported figures
-GUIDANCE_OTHERS = 2.0    # of those told by a picture or a semantic map
+REFERENCE_GUIDANCE = 2.0    # of those told by a picture or a semantic map
 RENDERS = 4     # times as many true scenes and reconstructions as prompts: they cost little, and few are misread
 
 
@@ -169,12 +169,12 @@ def evaluate(ldm: LatentDiffusion, oracle: Oracle, count: int = 512, steps: int 
     images = to_float(images)
     if ldm.image_encoder is not None:
         shown = [everything(make_scene(own)) for own in seeds_of("validation", count)]
-        drawn = generate(ldm, images, guidance=GUIDANCE_OTHERS, task="variations", **options)
+        drawn = generate(ldm, images, guidance=REFERENCE_GUIDANCE, task="variations", **options)
         for name, pictures in (("renders", images), ("pictures", drawn)):
             table[f"image as condition: attributes kept, {name}"] = score(shown, oracle.read(pictures)).accuracy
     if ldm.map_encoder is not None:
         segmenter = Segmenter.load()
-        drawn = generate(ldm, maps, guidance=GUIDANCE_OTHERS, task="map_to_image", **options)
+        drawn = generate(ldm, maps, guidance=REFERENCE_GUIDANCE, task="map_to_image", **options)
         for name, pictures in (("renders", images), ("pictures", drawn)):
             table[f"map as condition: mean IoU, {name}"] = mean_iou(segmenter.read(pictures), maps.long())
     return table
@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     ldm, oracle = LatentDiffusion.from_pretrained(args.checkpoint), Oracle.load()
     scenes, prompts = RENDERS * args.count, [c.text for c in captions_of("validation", 16)]
-    print(f"| {args.count} prompts a split, {args.steps} steps, guidance {args.guidance:g} ({GUIDANCE_OTHERS:g} for "
+    print(f"| {args.count} prompts a split, {args.steps} steps, guidance {args.guidance:g} ({REFERENCE_GUIDANCE:g} for "
           f"pictures and maps), seed {args.seed}; {scenes} renders and reconstructions | {' | '.join(args.samplers)} |")
     print("|---" * (1 + len(args.samplers)) + "|")
     first, columns, seconds = judge_autoencoder(ldm, oracle, scenes), [], []

@@ -9,6 +9,7 @@ from ldm_edu import DATA, metrics
 from ldm_edu.metrics import captions_of, evaluate, generate, judge_autoencoder, psnr, score, surplus
 from ldm_edu.oracle import Oracle
 from ldm_edu.pipeline import LatentDiffusion
+from ldm_edu.sampler_study import load_randomness
 from ldm_edu.weights import load_autoencoder
 from ldm_edu.worlds import render, to_float
 
@@ -67,6 +68,15 @@ def test_the_card_holds_on_a_sample(sampler):
     assert abs(more - named) < 3 * (named * (1 - named) / count) ** 0.5
 
 
+def test_card_and_study_of_randomness_tell_the_same():
+    """The same 512 prompts and noise: without noise on the way DDIM's figures, with all of it, nearly, DDPM's."""
+    still, *_, noisy = load_randomness()
+    for sampler, row in (("ddim", still), ("ddpm", noisy)):
+        card = card_table()[sampler]
+        found = [card[f"validation: {name}"] for name in ("caption accuracy", "all right", "more things than named")]
+        assert found == pytest.approx([row.accuracy, row.all_right, row.surplus], abs=0.005), sampler
+
+
 def test_evaluate_sees_a_broken_model(monkeypatch):
     """The measuring tool itself: with the words of the prompts scrambled, the same model must score near chance."""
     ldm, oracle = LatentDiffusion.from_pretrained(CHECKPOINT), Oracle.load()
@@ -81,10 +91,13 @@ def test_evaluate_sees_a_broken_model(monkeypatch):
     assert all(table[f"{split}: more things than named"] > 0.01 for split in ("validation", "composition"))
 
 
-def test_the_command_prints_a_column_for_each_sampler(capsys):
+def test_the_command_prints_a_column_for_each_sampler(capsys, monkeypatch):
+    rendered = []
+    monkeypatch.setattr(metrics, "render", lambda *split: rendered.append(split) or render(*split))
     metrics.main([str(CHECKPOINT), "--count", "4", "--steps", "4", "--samplers", "ddim", "dpm_solver"])
     head, line, *rows = [row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines()]
     assert head[0].startswith("4 prompts a split, 4 steps, guidance 4 (2 for pictures and maps), seed 0; 16 renders")
+    assert rendered == [("validation", 16), ("validation", 4), ("validation", 4)]
     assert head[1:] == ["ddim", "dpm_solver"] and line == ["---|---|---"] and {len(row) for row in rows} == {3}
     cells = {name: values for name, *values in rows}
     assert cells.keys() - {rows[-1][0]} <= card_table()["ddim"].keys() | {name for name in cells if "(" in name}

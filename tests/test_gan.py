@@ -214,7 +214,7 @@ def test_the_four_gans_of_the_plane_are_two_judges_with_and_without_penalty(monk
         (bare, True), (bare, False), (sharp, True), (sharp, False)] and bare < sharp
 
 
-def test_recorded_runs_are_complete_and_equal_in_budget():
+def test_recorded_runs_are_complete_and_equal_in_budget_and_survive_rewriting(tmp_path):
     for study, models in MODELS.items():
         rows = load_rows(study)
         runs = {(row["model"], row["seed"]) for row in rows}
@@ -223,6 +223,8 @@ def test_recorded_runs_are_complete_and_equal_in_budget():
         for run in runs:
             most = max(row["gflop"] for row in rows if (row["model"], row["seed"]) == run)
             assert most == pytest.approx(gan_study.BUDGET[study], rel=0.01)
+        gan_study.write_rows(rows, tmp_path / "again.csv")
+        assert (tmp_path / "again.csv").read_bytes() == (FOLDER / f"{study}.csv").read_bytes()
     with open(FOLDER / "plane.csv", newline="") as file:
         assert next(csv.reader(file))[:5] == ["model", "seed", "step", "gflop", "seconds"]
 
