@@ -11,6 +11,7 @@ from PIL import Image
 from ldm_edu import viz
 from ldm_edu.painting import CLASSES
 from ldm_edu.scenes import vocabulary
+from ldm_edu.worlds import render, to_float
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,18 @@ def test_show_is_a_jpeg_of_the_grid_and_leaves_no_figure_open():
 def test_show_in_a_lower_quality_weighs_less():
     noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert len(viz.show(noise, quality=50).data) < len(viz.show(noise).data)
+
+
+def test_plot_keeps_the_hues_of_pictures():
+    """28 scenes in one figure: with 128 colours, or 256 not moved to where the pixels are, skies get hues of others."""
+    figure = viz.grid(to_float(render("validation", 28)[0]), columns=7)
+    whole = io.BytesIO()
+    figure.savefig(whole, format="png", bbox_inches="tight")
+    found, expected = (np.asarray(Image.open(file).convert("RGB"), dtype=float)
+                       for file in (io.BytesIO(viz.plot(figure).data), whole))
+    error = np.sqrt(np.square(found - expected).mean())
+    print(f"{error:.2f} grey levels off")
+    assert error < 4.5
 
 
 def test_plot_is_a_small_png_and_leaves_no_figure_open():
