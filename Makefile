@@ -29,7 +29,7 @@ lab: $(INSTALLED)
 	$(VENV)/bin/jupyter lab notebooks/00_tour.ipynb
 
 tour: $(INSTALLED)
-	$(VENV)/bin/python tests/refresh.py --out out notebooks/00_tour.ipynb
+	$(VENV)/bin/python -m ldm_edu.course.refresh --out out notebooks/00_tour.ipynb
 
 test: $(INSTALLED)
 	$(VENV)/bin/pytest --nbval --nbval-current-env --nbval-sanitize-with=tests/nbval_sanitize.cfg \
@@ -45,19 +45,19 @@ test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest --slow -m slow -rP tests
 
 sync: $(INSTALLED)
-	$(VENV)/bin/python tests/sync.py
+	$(VENV)/bin/python -m ldm_edu.course.sync
 
 bench: $(INSTALLED)
-	$(VENV)/bin/python -m ldm_edu.bench $(BENCH)
+	$(VENV)/bin/python -m ldm_edu.studies.bench $(BENCH)
 
 refresh: $(INSTALLED)
-	$(VENV)/bin/python tests/refresh.py $(NOTEBOOKS)
+	$(VENV)/bin/python -m ldm_edu.course.refresh $(NOTEBOOKS)
 
 release: $(INSTALLED)
-	$(VENV)/bin/python tests/release.py --out out/release $(NOTEBOOKS)
+	$(VENV)/bin/python -m ldm_edu.course.release --out out/release $(NOTEBOOKS)
 
 badges: $(INSTALLED)
-	$(VENV)/bin/python tests/badges.py $(REPO)
+	$(VENV)/bin/python -m ldm_edu.course.badges $(REPO)
 
 # The copy of requirements.txt says what is installed: a touched file with the same text installs nothing.
 $(INSTALLED): requirements.txt

@@ -2,7 +2,6 @@
 
 Images are (B, 3, H, W) in [-1, 1]; latents are (B, 4, H/f, W/f), f = 2^(levels - 1).
 """
-
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -13,16 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import Attention, Downsample, ResBlock, Upsample
+from .support.checks import check_images, expect
 
 EPS = 1e-6    # of every norm here; the U-Net's residual blocks have 1e-5
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Sizes of an autoencoder; the defaults are Stable Diffusion v1's.
-
-    Raises ValueError for channels that the norm groups do not divide.
-    """
+    """Sizes of an autoencoder; the defaults are Stable Diffusion v1's."""
 
     channels: tuple[int, ...] = (128, 256, 512, 512)    # per level, from the image inwards
     layers: int = 2                  # residual blocks per level of the encoder; the decoder has one more
@@ -32,8 +29,8 @@ class AutoencoderConfig:
     scale: float = 0.18215           # 1 / std of the training latents: the diffusion model sees unit variance
 
     def __post_init__(self):
-        if not self.channels or any(c % self.groups for c in self.channels):
-            raise ValueError(f"channels={self.channels} must be multiples of groups={self.groups}")
+        expect(self.channels and not any(c % self.groups for c in self.channels), "channels", self.channels,
+               f"multiples of groups={self.groups}")
 
 
 TINY = AutoencoderConfig(channels=(16, 32, 64, 96), layers=1, groups=8)
@@ -48,7 +45,7 @@ def _level(in_channels: int, out_channels: int, layers: int, groups: int,
 
 
 class Bottleneck(nn.Module):
-    """At the lowest resolution every pixel may look at every other. (B, C, h, w) -> (B, C, h, w)."""
+    """The lowest resolution: residual block, attention among all pixels, residual block. (B, C, h, w) -> same."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -95,7 +92,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent (B, latent_channels, h, w) -> image (B, 3, f h, f w), in [-1, 1] up to the model's errors."""
+    """Latent (B, latent_channels, h, w) -> image (B, 3, f h, f w), about in [-1, 1]."""
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
@@ -117,42 +114,32 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Images to the Gaussian q(z | x) over latents, and latents back to images.
-
-    Raises ValueError for a tensor of the wrong rank or channels, an image that f does not divide, or pixels that are
-    not in [-1, 1] (`check_pixels`).
-    """
+    """Images to the Gaussian q(z | x) over latents, and latents back to images."""
 
     def __init__(self, config: AutoencoderConfig = AutoencoderConfig()):
         super().__init__()
         self.config = config
+        self.factor = 2 ** (len(config.channels) - 1)    # f, pixels per latent pixel and side
         z = config.latent_channels
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1)
         self.post_quant_conv = nn.Conv2d(z, z, 1)
 
-    @property
-    def factor(self) -> int:
-        """f, pixels per latent pixel and side."""
-        return 2 ** (len(self.config.channels) - 1)
-
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Image (B, 3, H, W) -> mean and log-variance of q(z | x), each (B, 4, H/f, W/f), before scaling."""
-        _check_channels("image", x, self.config.image_channels)
-        check_pixels("image", x)
-        height, width = x.shape[2:]
-        if height % self.factor or width % self.factor:
-            raise ValueError(f"image size {height} × {width}: both sides must be multiples of {self.factor}")
+        """Image (B, 3, H, W) -> mean and log-variance of q(z | x), each (B, 4, H/f, W/f), before scaling.
+
+        Raises ValueError for pixels that are not in [-1, 1] and sides that f does not divide.
+        """
+        check_images("image", x, self.config.image_channels, self.factor)
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latent before scaling (B, 4, h, w) -> image (B, 3, f h, f w)."""
-        _check_channels("latent", z, self.config.latent_channels)
         return self.decoder(self.post_quant_conv(z))
 
     def to_latent(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Image -> what the diffusion model sees: `scale` times the mean or, given a generator, a sample."""
+        """Image -> the latent that the diffusion model sees: `scale` times the mean or, given a generator, a sample."""
         z, logvar = self.encode(x)
         if generator is not None:
             noise = torch.randn(z.shape, generator=generator, device=generator.device)
@@ -160,54 +147,5 @@ class Autoencoder(nn.Module):
         return self.config.scale * z
 
     def from_latent(self, z: Tensor) -> Tensor:
-        """The way back: divide by `scale`, decode."""
+        """Scaled latent -> image: divide by `scale`, decode."""
         return self.decode(z / self.config.scale)
-
-
-class VectorQuantizer(nn.Module):
-    """The other way to keep latents tame: every latent pixel becomes the nearest of `size` learned vectors, the codes.
-
-    `codebook`: (size, channels). commitment: how much the latents are drawn to their codes, compared with the codes
-    to the latents. van den Oord et al. 2017 (VQ-VAE, arXiv:1711.00937), eq. 1 to 3; Esser et al. 2020 (VQGAN,
-    arXiv:2012.09841), eq. 2 and 4.
-    """
-
-    def __init__(self, size: int, channels: int = 4, commitment: float = 0.25):
-        super().__init__()
-        self.commitment = commitment
-        self.codebook = nn.Parameter(torch.empty(size, channels).uniform_(-1 / size, 1 / size))
-
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latent (B, channels, h, w) -> the codes in its place (same shape), the loss (), their numbers (B, h, w).
-
-        Choosing has no gradient. The decoder's passes straight through, to z, as if nothing had been chosen; the
-        loss moves codes and latents towards each other. Raises ValueError for a latent of another rank or width.
-        """
-        _check_channels("latent", z, self.codebook.shape[1])
-        vectors = z.movedim(1, -1)                                                        # (B, h, w, channels)
-        with torch.no_grad():
-            numbers = torch.cdist(vectors.flatten(0, 2), self.codebook).argmin(1).view(vectors.shape[:3])
-        codes = self.codebook[numbers].movedim(-1, 1)                                     # (B, channels, h, w)
-        loss = F.mse_loss(codes, z.detach()) + self.commitment * F.mse_loss(z, codes.detach())
-        return z + (codes - z).detach(), loss, numbers
-
-
-def perplexity(numbers: Tensor, size: int) -> Tensor:
-    """How many of `size` codes are in use: e to the entropy of their shares, from 1 to `size`. Any shape -> ()."""
-    shares = torch.bincount(numbers.flatten(), minlength=size) / numbers.numel()
-    return torch.special.entr(shares).sum().exp()
-
-
-def _check_channels(name: str, x: Tensor, channels: int) -> None:
-    if x.ndim != 4 or x.shape[1] != channels:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected (batch, {channels}, height, width)")
-
-
-def check_pixels(name: str, x: Tensor) -> None:
-    """Refuse, with ValueError, pixels that are clearly not in [-1, 1]: 0...255, or NaN.
-
-    Up to 10 passes: decoders overshoot, and noise may be encoded. Pixels in [0, 1] cannot be told from dim ones.
-    """
-    largest = x.detach().abs().amax() if x.numel() else 0.0
-    if not largest <= 10:
-        raise ValueError(f"{name} holds values up to {largest:.4g}, expected pixels in [-1, 1]; see worlds.to_float")

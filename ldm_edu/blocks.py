@@ -2,7 +2,6 @@
 
 Feature maps are (B, C, H, W); token sequences are (B, N, D).
 """
-
 from __future__ import annotations
 
 import math
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Write timesteps as cosines and sines of `dim / 2` frequencies from 1 down to about 1/10000.
+    """Write timesteps (B,) as cosines, then sines, of dim / 2 frequencies from 1 to about 1/10000: (B, dim), float32.
 
-    t: (B,), integer or fractional. Returns (B, dim), float32, cosines first.
-    Vaswani et al. 2017, section 3.5, with the order of Ho et al. 2020.
+    Vaswani et al. 2017, section 3.5.
     """
     half = dim // 2
     exponent = -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device)
@@ -26,17 +24,16 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 def zero_init(module: nn.Module) -> nn.Module:
-    """Zero a layer that ends a residual branch: the branch starts silent, the whole as the identity."""
+    """Zero the last layer of a residual branch, so that the block starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 class ResBlock(nn.Module):
-    """Two convolutions around a shortcut; the timestep, if any, shifts every channel between them.
+    """Two convolutions beside a shortcut; the timestep, if any, shifts every channel between them.
 
-    x (B, in, H, W), time (B, time_dim) -> (B, out, H, W). `conv2` starts at zero.
-    Ho et al. 2020, appendix B.
+    x (B, in, H, W), time (B, time_dim) -> (B, out, H, W). Ho et al. 2020, appendix B.
     """
 
     def __init__(self, in_channels: int, out_channels: int, time_dim: int | None = None, *,
@@ -59,12 +56,10 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """softmax(Q Kᵀ / √d) V, with Q = W_Q x, and K = W_K c, V = W_V c from the context c.
+    """softmax(Q Kᵀ / √d) V, with Q = W_Q x, K = W_K c and V = W_V c, in `heads` parallel heads of d = dim / heads.
 
-    Without a context a sequence attends to itself (c = x); `causal` hides later positions.
-    Every token's dim is shared out among `heads` attentions of d = dim / heads that run side by side.
-    x (B, N, dim), context (B, M, context_dim) -> (B, N, dim). Vaswani et al. 2017, eq. 1;
-    Rombach et al. 2021, section 3.3.
+    x (B, N, dim), context c (B, M, context_dim), by default x -> (B, N, dim). causal: hides later positions.
+    Vaswani et al. 2017, eq. 1; Rombach et al. 2021, section 3.3.
     """
 
     def __init__(self, dim: int, heads: int, context_dim: int | None = None, *,
@@ -90,7 +85,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Each token by itself: widen, let one half gate the other (GEGLU), narrow. (B, N, dim) -> (B, N, dim).
+    """Each token by itself: widen, gate one half by the other (GEGLU), narrow. (B, N, dim) -> (B, N, dim).
 
     Shazeer 2020, arXiv:2002.05202.
     """
@@ -121,11 +116,11 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         x = x + self.self_attn(self.norm1(x))              # pixels look at pixels
         x = x + self.cross_attn(self.norm2(x), context)    # pixels look at words
-        return x + self.ff(self.norm3(x))                  # each pixel thinks it over
+        return x + self.ff(self.norm3(x))                  # each pixel by itself
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer block whose tokens are the pixels of a feature map; `proj_out` starts at zero.
+    """A transformer block whose tokens are the pixels of a feature map.
 
     x (B, C, H, W), context (B, M, context_dim) -> (B, C, H, W). Rombach et al. 2021, appendix E.2.1.
     """

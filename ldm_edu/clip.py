@@ -1,9 +1,7 @@
-"""CLIP (Radford et al. 2021, arXiv:2103.00020): a text and an image transformer that answer in one space.
+"""CLIP (Radford et al. 2021, arXiv:2103.00020): a text and an image transformer that embed into one space.
 
-The text transformer's states are the U-Net's context, tau(y); so are, for a picture as the condition, the image
-transformer's.
+The states of either transformer can be the U-Net's context, tau(y).
 """
-
 from __future__ import annotations
 
 import math
@@ -14,16 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .autoencoder import check_pixels
 from .blocks import Attention
+from .support.checks import expect
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of a text transformer; the defaults are those of CLIP ViT-L/14, Stable Diffusion v1's.
-
-    Raises ValueError for a width that the heads do not divide.
-    """
+    """Sizes of a text transformer; the defaults are those of CLIP ViT-L/14, Stable Diffusion v1's."""
 
     vocab_size: int = 49408
     dim: int = 768
@@ -34,8 +29,7 @@ class TextConfig:
     end_id: int = 49407          # closes every text and, in Stable Diffusion, pads it
 
     def __post_init__(self):
-        if self.dim % self.heads:
-            raise ValueError(f"dim={self.dim} must be a multiple of heads={self.heads}")
+        expect(self.dim % self.heads == 0, "dim", self.dim, f"a multiple of heads={self.heads}")
 
 
 TINY = TextConfig(dim=128, layers=3, heads=4, mlp_dim=512, length=32)
@@ -43,10 +37,7 @@ TINY = TextConfig(dim=128, layers=3, heads=4, mlp_dim=512, length=32)
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Sizes of an image transformer; the defaults are those of CLIP ViT-L/14.
-
-    Raises ValueError for a width that the heads do not divide, or a size that is no multiple of the patch.
-    """
+    """Sizes of an image transformer; the defaults are those of CLIP ViT-L/14."""
 
     image_size: int = 224        # pixels a side: one position for each patch, none beyond
     patch_size: int = 14
@@ -57,14 +48,13 @@ class ImageConfig:
     mlp_dim: int = 4096
 
     def __post_init__(self):
-        if self.dim % self.heads:
-            raise ValueError(f"dim={self.dim} must be a multiple of heads={self.heads}")
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}")
+        expect(self.dim % self.heads == 0, "dim", self.dim, f"a multiple of heads={self.heads}")
+        expect(self.image_size % self.patch_size == 0, "image_size", self.image_size,
+               f"a multiple of patch_size={self.patch_size}")
 
     @property
     def patches(self) -> int:
-        """How many patches a picture has."""
+        """Number of patches per picture."""
         return (self.image_size // self.patch_size)**2
 
 
@@ -81,7 +71,7 @@ class QuickGELU(nn.Module):
 class ClipBlock(nn.Module):
     """Self-attention and an MLP, each on a normed copy and added back. (B, N, dim) -> (B, N, dim).
 
-    Both transformers are made of it; the text's is `causal`: no word looks at a later one.
+    causal: no token looks at a later one, as in the text transformer.
     """
 
     def __init__(self, config: TextConfig | ImageConfig, causal: bool):
@@ -94,7 +84,7 @@ class ClipBlock(nn.Module):
         self._init_weights(branches=2 * config.layers)
 
     def _init_weights(self, branches: int) -> None:
-        """Weights that keep a token's variance; smaller at branch ends, so that all branches add up to one."""
+        """Keep a token's variance; smaller at branch ends, so that all branches together add variance 1."""
         for linear in (self.attn.to_q, self.attn.to_k, self.attn.to_v, self.mlp.fc1):
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
         for linear in (self.attn.to_out, self.mlp.fc2):
@@ -115,29 +105,20 @@ class TextTransformer(nn.Module):
         self.position_embedding = nn.Embedding(config.length, config.dim)
         self.blocks = nn.ModuleList(ClipBlock(config, causal=True) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.dim)
-        # Tokens start with unit variance, not with CLIP's 0.02: beside the branches such small ones are lost, the
-        # states of all words look alike, and what reads them learns next to nothing for thousands of steps.
+        # Unit variance, not CLIP's 0.02: such small embeddings are lost beside the branches, the states of all words
+        # look alike, and the U-Net learns nothing from them for thousands of steps.
         nn.init.normal_(self.token_embedding.weight, std=1.0)
         nn.init.normal_(self.position_embedding.weight, std=0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids: (B, N), int64, N <= length, padding included -> states (B, N, dim) after the final norm.
-
-        Raises ValueError for more tokens than positions or an id outside the vocabulary.
-        """
-        config = self.config
-        if ids.ndim != 2 or ids.shape[1] > config.length:
-            raise ValueError(f"ids has shape {tuple(ids.shape)}, "
-                             f"expected (batch, at most {config.length} tokens)")
-        if ids.numel() and not (0 <= ids.min() and ids.max() < config.vocab_size):
-            raise ValueError(f"ids lie in {ids.min()}…{ids.max()}, expected 0…{config.vocab_size - 1}")
+        """ids: (B, N), int64, N <= length, padding included -> states (B, N, dim) after the final norm."""
         x = self.token_embedding(ids) + self.position_embedding.weight[:ids.shape[1]]     # (B, N, dim)
         for block in self.blocks:
             x = block(x)
         return self.final_norm(x)
 
     def pooled(self, states: Tensor, ids: Tensor) -> Tensor:
-        """The state of the first end token, which has seen the whole text: (B, N, dim), (B, N) -> (B, dim)."""
+        """Pick the state of the first end token, which has seen the whole text: (B, N, dim), (B, N) -> (B, dim)."""
         end = (ids == self.config.end_id).int().argmax(1)                                 # (B,)
         return states[torch.arange(len(ids)), end]
 
@@ -157,15 +138,7 @@ class ImageTransformer(nn.Module):
         nn.init.normal_(self.position_embedding.weight, std=0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, S, S), pixels in [-1, 1] -> states (B, 1 + patches, dim), row by row after the class token's.
-
-        All are normed, as `pooled` of them is in CLIP. Raises ValueError for images of another size.
-        (CLIP itself wants pixels normalised by the mean and deviation of its own data.)
-        """
-        channels, size = self.config.channels, self.config.image_size
-        if x.ndim != 4 or x.shape[1:] != (channels, size, size):
-            raise ValueError(f"images: got shape {tuple(x.shape)}, expected (batch, {channels}, {size}, {size})")
-        check_pixels("images", x)
+        """Images (B, C, S, S) in [-1, 1] -> states (B, 1 + patches, dim): the class token's, then row by row."""
         patches = self.patch_embedding(x).flatten(2).transpose(1, 2)                      # (B, patches, dim)
         whole = self.class_embedding.expand(len(x), 1, -1)
         h = torch.cat([whole, patches], 1) + self.position_embedding.weight               # (B, 1 + patches, dim)
@@ -176,17 +149,14 @@ class ImageTransformer(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Texts and images as unit vectors in one space: what belongs together lies close together.
-
-    logit_scale: log of 1 / temperature, learned, never more than log 100 in use.
-    """
+    """Texts and images as unit vectors in one space: what belongs together lies close together."""
 
     def __init__(self, text: TextTransformer, image: ImageTransformer, width: int = 512):
         super().__init__()
         self.text, self.image = text, image
         self.text_projection = nn.Linear(text.config.dim, width, bias=False)
         self.visual_projection = nn.Linear(image.config.dim, width, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))    # log of 1 / temperature, learned
 
     def embed_texts(self, ids: Tensor) -> Tensor:
         """Token ids (B, N) -> unit vectors (B, width)."""
@@ -198,14 +168,10 @@ class CLIP(nn.Module):
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
-    """Which of B texts belongs to an image, and which of B images to a text: two guesses among B.
+    """Cross-entropy of guessing which of B texts belongs to each image, and which of B images to each text.
 
     images, texts: unit vectors (B, D), pair by pair; logit_scale: () -> (). Radford et al. 2021, figure 3.
-    Raises ValueError for another shape, for unequal batches and for empty ones.
     """
-    if images.ndim != 2 or images.shape != texts.shape or not len(images):
-        raise ValueError(f"images, texts: got shapes {tuple(images.shape)} and {tuple(texts.shape)}, expected twice "
-                         "(batch, width), a batch of at least 1")
     logits = logit_scale.exp().clamp(max=100) * images @ texts.T                          # (B, B)
     right = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm_edu import autoencoder, clip, unet
-from ldm_edu.layouts import AUTOENCODER, TEXT, UNET
+from ldm_edu.weights import AUTOENCODER, TEXT, UNET
 
 # One of Stable Diffusion v1's shape, small; and ours.
 UNETS = {

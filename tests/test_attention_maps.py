@@ -10,7 +10,8 @@ from ldm_edu import DATA, clip, unet
 from ldm_edu.attention_maps import Recorder, attention_weights, map_overlap, word_map, word_positions
 from ldm_edu.autoencoder import PixelAttention
 from ldm_edu.blocks import Attention, SpatialTransformer
-from ldm_edu.conditioning import TextEncoder, build_tokenizer
+from ldm_edu.conditioning import TextEncoder
+from ldm_edu.tokenizer import build_tokenizer
 from ldm_edu.weights import load_unet
 
 

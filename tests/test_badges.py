@@ -6,9 +6,10 @@ import sys
 
 import nbformat
 import pytest
-from badges import CLONE, main, stale
-from sync import ROOT
 from test_notebooks import NOTEBOOKS, faults
+
+from ldm_edu.course.badges import CLONE, main, stale
+from ldm_edu.course.sync import ROOT
 
 COLAB = "https://colab.research.google.com/github/"
 

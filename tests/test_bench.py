@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 
-from ldm_edu import bench
+from ldm_edu.studies import bench
 from ldm_edu.unet import UNet
 
 

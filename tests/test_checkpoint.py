@@ -5,13 +5,16 @@ import re
 import pytest
 import torch
 
-from ldm_edu import DATA, metrics
-from ldm_edu.metrics import captions_of, evaluate, generate, judge_autoencoder, psnr, score, surplus
-from ldm_edu.oracle import Oracle
+from ldm_edu import DATA
+from ldm_edu.metrics import evaluation as metrics
+from ldm_edu.metrics.caption_accuracy import score, surplus
+from ldm_edu.metrics.distances import psnr
+from ldm_edu.metrics.evaluation import captions_of, evaluate, evaluate_autoencoder, generate
+from ldm_edu.metrics.oracle import Oracle
 from ldm_edu.pipeline import LatentDiffusion
-from ldm_edu.sampler_study import load_randomness
+from ldm_edu.studies.sampler_quality import load_randomness
+from ldm_edu.tiny_worlds.datasets import render, to_float
 from ldm_edu.weights import load_autoencoder
-from ldm_edu.worlds import render, to_float
 
 CHECKPOINT = DATA / "tiny-worlds"
 MB = 10**6
@@ -83,7 +86,7 @@ def test_evaluate_sees_a_broken_model(monkeypatch):
     ldm.text.tokenize = lambda prompts: torch.full((len(prompts), 32), 5)
     rendered = []
     monkeypatch.setattr(metrics, "render", lambda *split: rendered.append(split) or render(*split))
-    table = judge_autoencoder(ldm, oracle, 128) | evaluate(ldm, oracle, count=32, steps=5)
+    table = evaluate_autoencoder(ldm, oracle, 128) | evaluate(ldm, oracle, count=32, steps=5)
     assert table["validation: caption accuracy"] < 0.4 and table["validation: all right"] < 0.2
     assert table["reconstructions: caption accuracy"] > 0.6
     assert rendered == [("validation", 128), ("validation", 32)]

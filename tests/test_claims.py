@@ -8,10 +8,10 @@ import dataclasses
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from sync import ROOT, python
 
-from ldm_edu import claims
-from ldm_edu.claims import Claim, claim, claims_table, read_claims
+from ldm_edu.course import claims
+from ldm_edu.course.claims import Claim, claim, claims_table, read_claims
+from ldm_edu.course.sync import ROOT, python
 
 MARKED = {  # the statements of the article that the series promises to measure, and in which chapters
     "forward": "01",

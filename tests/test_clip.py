@@ -13,26 +13,28 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel
 
-from ldm_edu import clip, contrastive, retrieval
+from ldm_edu import clip
 from ldm_edu.blocks import Attention
 from ldm_edu.clip import CLIP, ImageConfig, QuickGELU, TextConfig, TextTransformer, contrastive_loss
-from ldm_edu.contrastive import BATCH, ClipLearner, learn_pairs, pairs_of, telling
-from ldm_edu.layouts import IMAGE, TEXT
-from ldm_edu.metrics import facts
-from ldm_edu.retrieval import (
+from ldm_edu.metrics.caption_accuracy import facts
+from ldm_edu.recipes import train_clip as contrastive
+from ldm_edu.recipes.train_clip import BATCH, ClipLearner, distinguishing_caption, pairs_of, train_on_pairs
+from ldm_edu.studies import retrieval
+from ldm_edu.studies.retrieval import (
     DIFFERENCES,
     embed,
     questions,
     recall,
+    sibling_accuracy,
     sibling_captions,
     sibling_pairs,
-    told_apart,
     zero_shot,
 )
-from ldm_edu.scenes import HELD_OUT, Caption, make_caption, make_scene, sibling
+from ldm_edu.tiny_worlds.captions import Caption, make_caption
+from ldm_edu.tiny_worlds.datasets import seeds_of
+from ldm_edu.tiny_worlds.scenes import HELD_OUT, make_scene, sibling
 from ldm_edu.training import TrainConfig
-from ldm_edu.weights import load_clip, load_module, save_clip
-from ldm_edu.worlds import seeds_of
+from ldm_edu.weights import IMAGE, TEXT, load_clip, load_module, save_clip
 
 TEXT_CONFIG = TextConfig(vocab_size=600, dim=48, layers=3, heads=4, mlp_dim=96, length=12, end_id=599)
 IMAGE_CONFIG = ImageConfig(image_size=24, patch_size=6, dim=32, layers=2, heads=4, mlp_dim=64)
@@ -243,7 +245,7 @@ def test_training_lowers_the_loss():
     torch.manual_seed(0)
     images, captions = pairs_of("train", 8)
     config = TrainConfig(25, lr=5e-3, warmup=2, ema=0.5)
-    losses = [p.losses["contrastive"] for p in learn_pairs(ClipLearner(*TINY), images, captions, config)]
+    losses = [p.losses["contrastive"] for p in train_on_pairs(ClipLearner(*TINY), images, captions, config)]
     guess = torch.tensor(float(BATCH)).log().item()
     floor = torch.tensor(BATCH / 8).log().item()    # of 64 draws from 8 pairs, 8 are the same
     assert abs(losses[0] - guess) < 1.5 and floor - 0.3 < losses[-1] < losses[0] - 1
@@ -313,7 +315,7 @@ def test_a_question_has_one_right_answer():
 def test_measures_of_a_reader_that_knows_nothing_are_near_chance():
     torch.manual_seed(0)
     learner = ClipLearner(*TINY).eval()
-    assert all(0.15 < share < 0.85 for share in told_apart(learner, 40).values())
+    assert all(0.15 < share < 0.85 for share in sibling_accuracy(learner, 40).values())
     shares = zero_shot(learner, 40)
     assert list(shares) == ["sky", "ground", "weather", "kind", "colour", "size", "place"]
     assert all(share < 0.8 for share in shares.values())
@@ -328,7 +330,7 @@ def test_telling_prefers_a_caption_that_is_false_of_the_other(monkeypatch):
         scene = make_scene(seed)
         other = sibling(scene, rng)
         drawn.clear()
-        text = telling(scene, other, rng)
+        text = distinguishing_caption(scene, other, rng)
         false = [not all(ok for _, ok in facts(caption, other)) for caption in drawn]
         assert text == drawn[-1].text and not any(false[:-1]) and (false[-1] or len(drawn) == 4)
         tells += false[-1]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from ldm_edu.distances import coverage, feature_net, features, frechet_distance, precision_recall, radii
+from ldm_edu.metrics.distances import coverage, feature_net, features, frechet_distance, precision_recall, radii
 from ldm_edu.perceptual import FeatureNet
 
 

@@ -11,13 +11,16 @@ from diffusers import DDIMScheduler
 from torch import nn
 
 from ldm_edu import DATA, training
-from ldm_edu.checkup import REMEDIES, Finding, examine_training, report
-from ldm_edu.doctor import SCHEDULES, Case, default_examples, examine, examine_run, main
-from ldm_edu.faults import FAULTS, planted
-from ldm_edu.files import read_tensors, write_tensors
+from ldm_edu.doctor.__main__ import main
+from ldm_edu.doctor.examine import SCHEDULES, Case, default_examples, examine
+from ldm_edu.doctor.faults import FAULTS, planted
+from ldm_edu.doctor.findings import REMEDIES, Finding, report
+from ldm_edu.doctor.training_run import examine_run, examine_training
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.schedule import cosine_schedule, linear_schedule, scaled_linear_schedule
-from ldm_edu.training import TrainConfig, logged, train
+from ldm_edu.support.files import read_tensors, write_tensors
+from ldm_edu.support.logs import logged
+from ldm_edu.training import TrainConfig, train
 from ldm_edu.unet import UNet
 
 CHECKPOINT = DATA / "tiny-worlds"

@@ -18,11 +18,11 @@ import pytest
 import torch
 import wrong_answers
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from release import release
-from sync import ROOT, python
 
-from ldm_edu import exercises
-from ldm_edu.exercises import Exercise, Hint, check, find
+from ldm_edu.course import exercises
+from ldm_edu.course.exercises import Exercise, Hint, check, find
+from ldm_edu.course.release import release
+from ldm_edu.course.sync import ROOT, python
 
 CHAPTERS = {name[-2:]: importlib.import_module(f"ldm_edu.exercises.{name}")
             for _, name, _ in pkgutil.iter_modules(exercises.__path__)}

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ldm_edu.files import read_table, write_table
+from ldm_edu.support.tables import read_table, write_table
 
 
 class Line(NamedTuple):

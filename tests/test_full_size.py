@@ -10,12 +10,13 @@ from reference import error, perturb, reference_autoencoder, reference_text, ref
 
 from ldm_edu.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_edu.clip import TextConfig, TextTransformer
-from ldm_edu.conditioning import TextEncoder, build_tokenizer
-from ldm_edu.layouts import AUTOENCODER, TEXT, UNET
+from ldm_edu.conditioning import TextEncoder
 from ldm_edu.pipeline import LatentDiffusion
-from ldm_edu.scenes import vocabulary
 from ldm_edu.schedule import scaled_linear_schedule
+from ldm_edu.tiny_worlds.captions import vocabulary
+from ldm_edu.tokenizer import build_tokenizer
 from ldm_edu.unet import UNet, UNetConfig
+from ldm_edu.weights import AUTOENCODER, TEXT, UNET
 
 TOLERANCE = 1e-4    # the largest difference, relative to the root mean square
 PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text": 123_060_480}    # as published

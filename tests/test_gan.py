@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_edu import gan_study
-from ldm_edu.gan import (
+from ldm_edu.recipes.pixel_unet import little_world
+from ldm_edu.schedule import cosine_schedule
+from ldm_edu.studies import gan_versus_diffusion as gan_study
+from ldm_edu.studies.gan import (
     GRID,
     SPREAD,
     GanConfig,
@@ -23,11 +25,11 @@ from ldm_edu.gan import (
     draw_grid,
     generator_loss,
     gradient_penalty,
-    judge_grid,
+    score_grid,
     train_gan,
     wavy_points,
 )
-from ldm_edu.gan_study import (
+from ldm_edu.studies.gan_versus_diffusion import (
     FOLDER,
     MODELS,
     Operations,
@@ -38,8 +40,6 @@ from ldm_edu.gan_study import (
     load_rows,
     watched_run,
 )
-from ldm_edu.pixel_model import little_world
-from ldm_edu.schedule import cosine_schedule
 
 
 def seeded(seed):
@@ -53,7 +53,7 @@ def test_the_grid():
     assert x.std().item() == pytest.approx(1, abs=0.01)
     offset = x - GRID[torch.cdist(x, GRID).argmin(1)]
     assert offset.std().item() == pytest.approx(SPREAD, rel=0.02)
-    score = judge_grid(x)
+    score = score_grid(x)
     assert score.modes == 25 and score.good == pytest.approx(1 - math.exp(-4.5), abs=0.002)    # 3 sigma in the plane
     assert (score.counts - 2000 * score.good).abs().max() < 200
 
@@ -62,10 +62,10 @@ def test_judging_by_a_loop():
     x = torch.cat([GRID[3] + 0.5 * SPREAD * torch.randn(200, 2, generator=seeded(0)).clamp(-2, 2),
                    GRID[7].expand(3, 2), GRID[8].expand(2, 2), GRID[0] + torch.tensor([4.0 * SPREAD, 0]).expand(95, 2)])
     counts = [sum(math.dist(p, c) < 3 * SPREAD for p in x.tolist()) for c in GRID.tolist()]
-    score = judge_grid(x)
+    score = score_grid(x)
     assert score.counts.tolist() == counts and score.good == pytest.approx(205 / 300)
     assert score.modes == sum(c >= 300 / 25 / 5 for c in counts) == 2                         # 2.4 points are needed
-    assert judge_grid(torch.full((250, 2), torch.nan))[:2] == (0, 0)
+    assert score_grid(torch.full((250, 2), torch.nan))[:2] == (0, 0)
 
 
 def test_losses_are_cross_entropies():
@@ -208,10 +208,10 @@ def test_the_four_gans_of_the_plane_are_two_judges_with_and_without_penalty(monk
     monkeypatch.setattr(gan_study, "train_gan", lambda maker, judge, draw, plan: asked.append((judge, plan.r1)))
     for model in MODELS["plane"][:4]:
         begin_run("plane", model, 0, 1)
-    bare, sharp = sum(p.numel() for p in PlaneJudge().parameters()), sum(
+    base_layer, sharp = sum(p.numel() for p in PlaneJudge().parameters()), sum(
         p.numel() for p in PlaneJudge(waves=True).parameters())
     assert [(sum(p.numel() for p in judge.parameters()), r1 > 0) for judge, r1 in asked] == [
-        (bare, True), (bare, False), (sharp, True), (sharp, False)] and bare < sharp
+        (base_layer, True), (base_layer, False), (sharp, True), (sharp, False)] and base_layer < sharp
 
 
 def test_recorded_runs_are_complete_and_equal_in_budget_and_survive_rewriting(tmp_path):
@@ -241,7 +241,7 @@ def test_a_loss_that_is_not_finite_is_reported():
     (lambda: GanConfig(5, r1=-1.0), r"r1 >= 0"),
     (lambda: GanConfig(5, lr=math.nan), r"lr > 0"),
     (lambda: GanConfig(5, ema=1.0), r"0 <= ema < 1"),
-    (lambda: judge_grid(torch.zeros(100, 2)), r"x: got shape \(100, 2\), expected \(points, 2\), at least 250"),
+    (lambda: score_grid(torch.zeros(100, 2)), r"x: got shape \(100, 2\), expected \(points, 2\), at least 250"),
     (lambda: begin_run("plane", "VAE", 0, 1), r"study, model: got 'plane' and 'VAE'"),
     (lambda: begin_run("space", "GAN", 0, 1), r"study, model: got 'space'"),
     (lambda: next(watched_run("worlds", "GAN, sharp judge", 0)), r"study, model: got 'worlds'"),

@@ -1,8 +1,9 @@
 """The glossary names what there is, and sends readers to the chapter that shows it."""
 import re
 
-from sync import ROOT
 from test_notebooks import SHOWN_IN
+
+from ldm_edu.course.sync import ROOT
 
 SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "ldm_edu").rglob("*.py"))
 CHAPTER = {name: number for number, names in SHOWN_IN.items() for name in names.split()}

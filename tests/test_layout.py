@@ -5,7 +5,8 @@ The exercises, one module a chapter, may import anything before viz, and nothing
 import ast
 
 import pytest
-from sync import ROOT, definitions
+
+from ldm_edu.course.sync import ROOT, definitions
 
 ORDER = """pictures painting landscape scenes worlds files schedule samplers blocks unet autoencoder perceptual
            distances clip layouts conditioning weights folders editing pipeline training segmenter oracle metrics

@@ -2,7 +2,8 @@
 import ast
 
 import pytest
-from sync import package
+
+from ldm_edu.course.sync import package
 
 PACKAGE = package()
 SETUP = """\

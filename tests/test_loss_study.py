@@ -5,8 +5,16 @@ import shutil
 import pytest
 import torch
 
-from ldm_edu import loss_study
-from ldm_edu.loss_study import LOSSES, LeanAutoencoder, learn, load_study, random_crops, sharpness, spectrum
+from ldm_edu.studies import autoencoder_losses as loss_study
+from ldm_edu.studies.autoencoder_losses import (
+    LOSSES,
+    LeanAutoencoder,
+    learn,
+    load_study,
+    random_crops,
+    sharpness,
+    spectrum,
+)
 from ldm_edu.training import TrainConfig
 
 WAVES = 2 * math.pi * torch.arange(32) / 32

@@ -7,18 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_edu import viz
-from ldm_edu.landscape import paint
-from ldm_edu.map_editor import MapEditor, stamp
-from ldm_edu.painting import CLASSES, PAINTERS
-from ldm_edu.scenes import Scene, Thing
+from ldm_edu.course import viz
+from ldm_edu.course.widgets import MapEditor, stamp
+from ldm_edu.tiny_worlds.landscapes import paint
+from ldm_edu.tiny_worlds.scenes import Scene, Thing
+from ldm_edu.tiny_worlds.things import CLASSES, PAINTERS
 
 COLOURS = viz.CLASS_COLOURS.colors
 TREE = CLASSES.index("tree")
 
 
 def map_of(*things: Thing) -> torch.Tensor:
-    """The semantic map that `landscape.paint` makes of things on grass."""
+    """The semantic map that `landscapes.paint` makes of things on grass."""
     scene = Scene("day", "grass", "clear", things, 0.4, 0.5, 0.8, 0)
     return torch.from_numpy(paint(scene)[1].astype(np.int64))
 

@@ -4,11 +4,13 @@ import random
 import pytest
 import torch
 
-from ldm_edu.metrics import everything, facts, psnr, score, surplus
-from ldm_edu.oracle import HEADS, NOTHING, ORACLE, Oracle, Reading, Seen, labels, reading
-from ldm_edu.scenes import KINDS, Caption, Mention, make_scene, sibling
-from ldm_edu.segmenter import SEGMENTER, Segmenter, mean_iou
-from ldm_edu.worlds import TinyWorlds, render, seeds_of, to_float
+from ldm_edu.metrics.caption_accuracy import everything, facts, score, surplus
+from ldm_edu.metrics.distances import psnr
+from ldm_edu.metrics.oracle import HEADS, NOTHING, ORACLE, Oracle, Reading, Seen, labels, reading
+from ldm_edu.metrics.segmenter import SEGMENTER, Segmenter, mean_iou
+from ldm_edu.tiny_worlds.captions import Caption, Mention
+from ldm_edu.tiny_worlds.datasets import TinyWorlds, render, seeds_of, to_float
+from ldm_edu.tiny_worlds.scenes import KINDS, make_scene, sibling
 
 RED_BOAT = Seen("boat", "red", "big", "left", False)
 BLUE_CAT = Seen("cat", "blue", "small", "left", True)

@@ -5,9 +5,10 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from refresh import KERNEL, WIDGET
-from refresh import main as refresh
-from sync import ROOT, definitions, package, save, shown, sync
+
+from ldm_edu.course.refresh import KERNEL, WIDGET
+from ldm_edu.course.refresh import main as refresh
+from ldm_edu.course.sync import ROOT, definitions, package, save, shown, sync
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TAGS = {"nbval-ignore-output", "exercise", "check", "solution"}

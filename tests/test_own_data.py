@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_edu import own_data
-from ldm_edu.own_data import learn_own, main, read_pictures, text_encoder_for
+from ldm_edu.course.viz import to_pil
 from ldm_edu.pipeline import LatentDiffusion
+from ldm_edu.recipes import own_data
+from ldm_edu.recipes.own_data import main, read_pictures, text_encoder_for, train_own
+from ldm_edu.tiny_worlds.datasets import CaptionedImages, TinyWorlds, read_folder
 from ldm_edu.training import TrainConfig
-from ldm_edu.viz import to_pil
-from ldm_edu.worlds import CaptionedImages, TinyWorlds, read_folder
 
 SHORT = ["--steps", "3", "--first-steps", "2", "--batch", "4"]
 
@@ -67,7 +67,7 @@ def saving_every_step(*args, **options) -> TrainConfig:
 def test_other_sizes(tmp_path):
     scenes = TinyWorlds("validation", 8, (96, 96))
     dataset = CaptionedImages([(to_pil(example.image), example.text) for example in scenes], (96, 96))
-    ldm, examples = learn_own(dataset, tmp_path, size=96, steps=1, first_steps=1, batch=2, cold=True)
+    ldm, examples = train_own(dataset, tmp_path, size=96, steps=1, first_steps=1, batch=2, cold=True)
     assert ldm.text_to_image("a house", steps=1).shape == (1, 3, 96, 96) and len(examples) == 8
     assert LatentDiffusion.from_pretrained(tmp_path).unet.config.sample_size == 12
     std = torch.cat([ldm.autoencoder.to_latent(e.image[None]) for e in examples]).std().item()
@@ -94,7 +94,7 @@ def test_bad_folders_are_named_before_any_training(tmp_path, monkeypatch, pictur
     with pytest.raises(ValueError, match=message):
         read_pictures(CaptionedImages(read_folder(folder)))
     with pytest.raises(ValueError, match=message):
-        learn_own(CaptionedImages(read_folder(folder)), tmp_path / "out")
+        train_own(CaptionedImages(read_folder(folder)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -112,4 +112,4 @@ def test_the_command_says_what_is_wrong_in_a_line(tmp_path, monkeypatch, capsys,
 @pytest.mark.parametrize("size", [0, 60, 8])
 def test_bad_sizes_are_named(tmp_path, size):
     with pytest.raises(ValueError, match=f"size: got {size}, expected a multiple of 8"):
-        learn_own(CaptionedImages([(Image.new("RGB", (9, 9)), "a")]), tmp_path, size=size)
+        train_own(CaptionedImages([(Image.new("RGB", (9, 9)), "a")]), tmp_path, size=size)

@@ -9,22 +9,23 @@ import torch.nn.functional as F
 from torchvision.models import VGG16_Weights, vgg16
 
 from ldm_edu.autoencoder import Autoencoder, AutoencoderConfig
-from ldm_edu.first_stage import FeatureTeacher, FirstStage, LossWeights, colours_of, importance_of, pick_crowded
-from ldm_edu.landscape import paint
-from ldm_edu.painting import CLASSES, COLOURS
 from ldm_edu.perceptual import (
     LPIPS,
     FeatureNet,
     PatchDiscriminator,
-    VGGFeatures,
     adaptive_weight,
     adversarial_loss,
     hinge_loss,
     unit_features,
 )
-from ldm_edu.scenes import KINDS, make_scene
+from ldm_edu.recipes.train_autoencoder import FirstStage, LossWeights, pick_occluded, pixel_weights
+from ldm_edu.recipes.train_features import FeatureTeacher, colours_of
+from ldm_edu.studies.vgg import VGGFeatures
+from ldm_edu.tiny_worlds.datasets import render, to_float, to_tensor
+from ldm_edu.tiny_worlds.landscapes import paint
+from ldm_edu.tiny_worlds.scenes import KINDS, make_scene
+from ldm_edu.tiny_worlds.things import CLASSES, COLOURS
 from ldm_edu.training import TrainConfig, train
-from ldm_edu.worlds import render, to_float, to_tensor
 
 SMALL = AutoencoderConfig(channels=(8, 16), layers=1, groups=4)
 
@@ -266,9 +267,9 @@ def test_the_anchor_counts_how_far_scaled_latents_have_moved():
 
 def test_half_of_a_batch_is_crowded():
     crowded = torch.zeros(1000, dtype=torch.bool)
-    assert pick_crowded(crowded, 64, torch.Generator().manual_seed(0)).unique().numel() > 50    # none: any
+    assert pick_occluded(crowded, 64, torch.Generator().manual_seed(0)).unique().numel() > 50    # none: any
     crowded[::10] = True
-    picks = torch.stack([pick_crowded(crowded, 100, torch.Generator().manual_seed(i)) for i in range(50)])
+    picks = torch.stack([pick_occluded(crowded, 100, torch.Generator().manual_seed(i)) for i in range(50)])
     assert crowded[picks[:, :50]].all()
     assert crowded[picks[:, 50:]].float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert picks[:, :50].unique().numel() > 95    # of the 100
@@ -353,10 +354,10 @@ def test_perceptual_loss_needs_a_net():
 
 def test_importance_counts_things_more_and_small_ones_most():
     maps = torch.tensor([[[0, 1], [2, 3]]], dtype=torch.uint8)
-    assert torch.equal(importance_of(maps), torch.tensor([[[[1.0, 1.0], [1.0, 2.2]]]]))     # 0.3 of a quarter
+    assert torch.equal(pixel_weights(maps), torch.tensor([[[[1.0, 1.0], [1.0, 2.2]]]]))     # 0.3 of a quarter
     small = torch.zeros(2, 10, 10, dtype=torch.uint8)
     small[0, :5, 0], small[0, 5:, 9], small[1, 0, 0] = 3, 5, 3
-    found = importance_of(small)
+    found = pixel_weights(small)
     assert found.shape == (2, 1, 10, 10) and found[0, 0, 0, 0] == found[0, 0, 9, 9] == 7    # 0.3 of a twentieth each
     assert found[1, 0, 0, 0] == 25 and found[1].sum() == 25 + 99 and found[0].sum() == 70 + 90
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_edu import pictures
-from ldm_edu.pictures import open_picture, to_masks, to_pictures
+from ldm_edu.support import pictures
+from ldm_edu.support.pictures import open_picture, to_masks, to_pictures
 
 CORNERS = np.zeros((16, 24, 3), np.uint8)    # red at the upper left, green at the lower right
 CORNERS[:8, :12, 0] = 255

@@ -33,12 +33,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from ldm_edu import folders, pipeline, samplers
+from ldm_edu import checkpoint as folders
+from ldm_edu import pipeline, samplers
+from ldm_edu.checkpoint import schedule_from_config, schedule_to_config
 from ldm_edu.clip import TextConfig, TextTransformer
-from ldm_edu.conditioning import TextEncoder, build_tokenizer, guided, save_tokenizer
-from ldm_edu.folders import schedule_from_config, schedule_to_config
+from ldm_edu.conditioning import TextEncoder, guided
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.schedule import Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule
+from ldm_edu.tokenizer import build_tokenizer, save_tokenizer
 
 TINY_WORLDS = Path(__file__).parent.parent / "data" / "tiny-worlds"
 TOLERANCE = 2e-4

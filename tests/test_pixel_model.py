@@ -2,18 +2,11 @@
 import pytest
 import torch
 
-from ldm_edu.files import save_weights, write_tensors
-from ldm_edu.pixel_model import (
-    PIXELS,
-    l_simple,
-    little_world,
-    load_pixel_model,
-    main,
-    pixel_recipe,
-)
+from ldm_edu.losses import l_simple
+from ldm_edu.recipes.pixel_unet import PIXELS, SmallUNet, little_world, load_pixel_model, main, pixel_recipe
 from ldm_edu.samplers import ddpm
 from ldm_edu.schedule import cosine_schedule
-from ldm_edu.unet import SmallUNet
+from ldm_edu.support.files import save_weights, write_tensors
 
 SCHEDULE = cosine_schedule()
 CLOSE = 0.1  # root mean square; two different pictures of the world are at least 0.129 apart

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_edu import DATA, recipes
+from ldm_edu import DATA
+from ldm_edu.recipes import runner as recipes
 
 ROOT = DATA.parent
 PAGES = ROOT / "README.md", DATA / "tiny-worlds" / "README.md"

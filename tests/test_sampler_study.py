@@ -2,28 +2,29 @@
 import pytest
 import torch
 
-from ldm_edu import DATA, sampler_study
-from ldm_edu.distances import features
-from ldm_edu.metrics import captions_of
-from ldm_edu.oracle import Oracle
+from ldm_edu import DATA
+from ldm_edu.metrics.distances import features
+from ldm_edu.metrics.evaluation import captions_of
+from ldm_edu.metrics.oracle import Oracle
 from ldm_edu.pipeline import LatentDiffusion
-from ldm_edu.sampler_study import (
+from ldm_edu.samplers import SAMPLERS
+from ldm_edu.studies import sampler_quality as sampler_study
+from ldm_edu.studies.sampler_quality import (
     ETAS,
-    GUIDANCE_STEPS,
-    GUIDANCES,
+    GUIDANCE_SCALE_STEPS,
+    GUIDANCE_SCALES,
     STEPS,
     draw_captions,
-    draw_with_noise,
-    judge_pictures,
+    draw_with_eta,
     load_quality,
     load_randomness,
     quality_table,
     randomness_table,
+    score_pictures,
 )
-from ldm_edu.samplers import SAMPLERS
-from ldm_edu.worlds import render, to_float
+from ldm_edu.tiny_worlds.datasets import render, to_float
 
-RUNS = {(sampler, n, 4.0) for sampler in SAMPLERS for n in STEPS} | {("ddim", GUIDANCE_STEPS, s) for s in GUIDANCES}
+RUNS = {(sampler, n, 4.0) for sampler in SAMPLERS for n in STEPS} | {("ddim", GUIDANCE_SCALE_STEPS, s) for s in GUIDANCE_SCALES}
 
 
 class Painter:
@@ -57,25 +58,25 @@ def test_true_scenes_are_judged_right_and_another_captions_scenes_wrong():
     captions, oracle = captions_of("validation", 24), Oracle.load()
     images = to_float(render("validation", 24)[0])
     real = features(images)
-    accuracy, all_right, more, distance = judge_pictures(images, captions, real, oracle)
+    accuracy, all_right, more, distance = score_pictures(images, captions, real, oracle)
     assert accuracy > 0.95 and all_right > 0.8 and more < 0.15 and distance < 1e-3    # the clouds are the same
-    wrong, right, more_wrong, same = judge_pictures(images.roll(1, 0), captions, real, oracle)
+    wrong, right, more_wrong, same = score_pictures(images.roll(1, 0), captions, real, oracle)
     assert wrong < 0.7 and right < 0.2 and more_wrong > more + 0.1 and same < 1e-3    # in another order
-    gray = judge_pictures(images * 0.2, captions, real, oracle)
+    gray = score_pictures(images * 0.2, captions, real, oracle)
     assert gray[3] > 10 * distance + 0.01
     with pytest.raises(ValueError, match="captions and 24 readings"):
-        judge_pictures(images, captions[:3], real, oracle)
+        score_pictures(images, captions[:3], real, oracle)
 
 
 def test_the_table_has_every_run_once_after_the_true_scenes(monkeypatch):
     monkeypatch.setattr(sampler_study, "REAL", 20)
     painter = Painter()
-    rows = quality_table(painter, count=4, steps=(2, GUIDANCE_STEPS), guidances=(1.0, 4.0))
+    rows = quality_table(painter, count=4, steps=(2, GUIDANCE_SCALE_STEPS), guidances=(1.0, 4.0))
     assert [row.sampler for row in rows[:2]] == ["renders", "rebuilt"] and rows[0][3:] == rows[1][3:]
     runs = [row[:3] for row in rows[2:]]
     assert len(runs) == len(set(runs)) == len(painter.calls)
-    assert set(runs) == {(name, n, 4.0) for name in SAMPLERS for n in (2, GUIDANCE_STEPS)} | {
-        ("ddim", GUIDANCE_STEPS, 1.0)}
+    assert set(runs) == {(name, n, 4.0) for name in SAMPLERS for n in (2, GUIDANCE_SCALE_STEPS)} | {
+        ("ddim", GUIDANCE_SCALE_STEPS, 1.0)}
 
 
 def test_the_stored_table_is_that_of_the_command():
@@ -92,7 +93,7 @@ def test_the_stored_table_is_that_of_the_command():
 def test_noise_on_the_way_none_of_it_is_ddim_and_all_of_it_follows_ddpm():
     """eta = 1 is `ddpm` but for its last step, which leads to alpha_bar_0 and not to 1: pixels differ by a breath."""
     ldm, captions = LatentDiffusion.from_pretrained(DATA / "tiny-worlds"), captions_of("validation", 3)
-    none, half, full = (draw_with_noise(ldm, captions, eta, steps=6, batch=2) for eta in (0.0, 0.5, 1.0))
+    none, half, full = (draw_with_eta(ldm, captions, eta, steps=6, batch=2) for eta in (0.0, 0.5, 1.0))
     torch.testing.assert_close(none, draw_captions(ldm, captions, "ddim", 6, 4.0, batch=2))
     assert (full - draw_captions(ldm, captions, "ddpm", 6, 4.0, batch=2)).abs().mean() < 0.02
     assert (half - none).abs().mean() > 0.02 and (half - full).abs().mean() > 0.02

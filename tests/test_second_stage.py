@@ -9,26 +9,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_edu import DATA, autoencoder, clip, second_stage
+from ldm_edu import DATA, autoencoder, clip
 from ldm_edu.clip import CLIP, ImageConfig, ImageTransformer, TextTransformer
-from ldm_edu.conditioning import MapEncoder, build_tokenizer, guided
-from ldm_edu.painting import CLASSES
+from ldm_edu.conditioning import MapEncoder, guided
+from ldm_edu.losses import latent_loss, logit_normal, loss_weights, stratified
+from ldm_edu.metrics.segmenter import mean_iou
 from ldm_edu.pipeline import LatentDiffusion
-from ldm_edu.scenes import KINDS, make_caption, make_scene, vocabulary
+from ldm_edu.recipes import train_unet as second_stage
+from ldm_edu.recipes.profile import Profile
+from ldm_edu.recipes.train_unet import CONDITIONS, SecondStage, captioned_batch
 from ldm_edu.schedule import Schedule, linear_schedule, scaled_linear_schedule
-from ldm_edu.second_stage import (
-    CONDITIONS,
-    SecondStage,
-    captioned_batch,
-    emphasis,
-    latent_loss,
-    logit_normal,
-    stratified,
-)
-from ldm_edu.segmenter import mean_iou
-from ldm_edu.training import Profile, TrainConfig
+from ldm_edu.tiny_worlds.captions import make_caption, vocabulary
+from ldm_edu.tiny_worlds.datasets import render, to_float
+from ldm_edu.tiny_worlds.scenes import KINDS, make_scene
+from ldm_edu.tiny_worlds.things import CLASSES
+from ldm_edu.tokenizer import build_tokenizer
+from ldm_edu.training import TrainConfig
 from ldm_edu.unet import UNet, UNetConfig
-from ldm_edu.worlds import render, to_float
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -106,7 +103,7 @@ def test_emphasis_makes_the_loss_that_of_v(schedule):
         a, s = schedule.alpha_bar[t].sqrt(), (1 - schedule.alpha_bar[t]).sqrt()
         v = [a * e - s * schedule.x0_from_eps(x_t, e, t) for e in (eps, guess)]
         ratio.append((v[0] - v[1]).square().mean() / (eps - guess).square().mean())
-    weight = emphasis(schedule, most=1e9)
+    weight = loss_weights(schedule, most=1e9)
     ratio = torch.stack(ratio)
     torch.testing.assert_close(weight, ratio / ratio.mean(), rtol=2e-3, atol=0)
 
@@ -114,7 +111,7 @@ def test_emphasis_makes_the_loss_that_of_v(schedule):
 def test_emphasis_is_cut_and_has_mean_one():
     schedule = scaled_linear_schedule()
     for most in (1.5, 10.0, 100.0):
-        weight = emphasis(schedule, most)
+        weight = loss_weights(schedule, most)
         assert abs(weight.mean() - 1) < 1e-5 and (weight.diff() >= 0).all()
         assert abs(weight.max() / weight[0] - most * schedule.alpha_bar[0]) < 1e-3 * most
     assert (1 / schedule.alpha_bar).max() > 100, "the default cuts something"
@@ -205,9 +202,9 @@ def test_the_recipe_meets_every_scene_at_every_t(monkeypatch, warm):
     monkeypatch.setattr(second_stage, "cached_latents", lambda images, *_: torch.zeros(len(images), 4, 8, 8))
     monkeypatch.setattr(second_stage, "latent_loss", error_of_one)
     profile = Profile(TrainConfig(10), batch=32, scenes=60)
-    _, loss_fn, _ = second_stage.learn_ldm(profile, DATA / "tiny-worlds", torch.device("cpu"), warm)
+    _, loss_fn, _ = second_stage.unet_recipe(profile, DATA / "tiny-worlds", torch.device("cpu"), warm)
     told = SimpleNamespace(text=lambda texts: texts, image=lambda images: "image", map=lambda maps: "map", unet=None)
-    weight = emphasis(scaled_linear_schedule(), 6.0 if warm else 30.0)
+    weight = loss_weights(scaled_linear_schedule(), 6.0 if warm else 30.0)
     for seed in range(120):
         loss = loss_fn(told, torch.Generator().manual_seed(seed))["loss"]
         torch.testing.assert_close(loss, weight[met[-1][0]].mean())

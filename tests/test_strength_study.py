@@ -4,16 +4,9 @@ import math
 import pytest
 import torch
 
-from ldm_edu import strength_study
-from ldm_edu.strength_study import (
-    GUIDANCES,
-    STRENGTHS,
-    crowded,
-    load_strength,
-    strength_table,
-    walked_back,
-)
-from ldm_edu.worlds import TinyWorlds
+from ldm_edu.studies import strength as strength_study
+from ldm_edu.studies.strength import GUIDANCE_SCALES, STRENGTHS, crowded, load_strength, redrawn, strength_table
+from ldm_edu.tiny_worlds.datasets import TinyWorlds
 
 
 class Copyist:
@@ -42,9 +35,9 @@ def test_the_scenes_are_the_first_whose_caption_names_three_things(count):
 
 def test_a_walk_begins_at_its_own_scene_or_from_noise_alone():
     painter, images = Copyist(), torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 64, 64)
-    assert torch.equal(walked_back(painter, images, list("abcde"), 0.3, 2.0, steps=7, batch=2), images)
+    assert torch.equal(redrawn(painter, images, list("abcde"), 0.3, 2.0, steps=7, batch=2), images)
     assert painter.calls == [(("a", "b"), 0.3, 7, 2.0, 0), (("c", "d"), 0.3, 7, 2.0, 1), (("e",), 0.3, 7, 2.0, 2)]
-    assert not walked_back(painter, images, list("abcde"), 1.0, 2.0).any()
+    assert not redrawn(painter, images, list("abcde"), 1.0, 2.0).any()
     assert painter.calls[-1] == (tuple("abcde"), 1.0, 30, 2.0, 0)
 
 
@@ -63,8 +56,8 @@ def test_copies_of_true_scenes_are_right_and_grey_is_not(monkeypatch):
 def test_the_stored_table_is_that_of_the_command():
     table = load_strength()
     found = {row[:2]: row for row in table}
-    assert len(found) == len(table) and set(found) == {(s, g) for s in STRENGTHS for g in GUIDANCES}
+    assert len(found) == len(table) and set(found) == {(s, g) for s in STRENGTHS for g in GUIDANCE_SCALES}
     assert all(0 <= share <= 1 for row in table for share in row[2:])
     assert found[0.0, 2.0][2:] == found[0.0, 4.0][2:]    # no step, no guidance
-    for guidance in GUIDANCES:    # which side is up
+    for guidance in GUIDANCE_SCALES:    # which side is up
         assert found[0.0, guidance].all_right > 0.9 > found[1.0, guidance].all_right

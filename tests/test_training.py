@@ -7,10 +7,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ldm_edu import recipes
-from ldm_edu.files import read_tensors
-from ldm_edu.recipes import PROFILES, Profile, run, state_folder
-from ldm_edu.training import TrainConfig, arithmetic, ema_update, learning_rate, train
+from ldm_edu.recipes import runner as recipes
+from ldm_edu.recipes.profile import Profile
+from ldm_edu.recipes.runner import PROFILES, run, state_folder
+from ldm_edu.support.arithmetic import arithmetic
+from ldm_edu.support.files import read_tensors
+from ldm_edu.training import TrainConfig, ema_update, learning_rate, train
 
 
 def tiny_problem():

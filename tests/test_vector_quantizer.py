@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from ldm_edu.autoencoder import VectorQuantizer, perplexity
+from ldm_edu.studies.vector_quantizer import VectorQuantizer, perplexity
 
 
 def quantizer(size=7, channels=3, commitment=0.25):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_edu import viz
-from ldm_edu.painting import CLASSES
-from ldm_edu.scenes import vocabulary
-from ldm_edu.worlds import render, to_float
+from ldm_edu.course import viz
+from ldm_edu.tiny_worlds.captions import vocabulary
+from ldm_edu.tiny_worlds.datasets import render, to_float
+from ldm_edu.tiny_worlds.things import CLASSES
 
 
 @pytest.fixture(autouse=True)

@@ -24,10 +24,19 @@ from transformers import CLIPTextModel
 
 from ldm_edu.autoencoder import AutoencoderConfig
 from ldm_edu.clip import TextConfig
-from ldm_edu.files import read_tensors, write_tensors
-from ldm_edu.layouts import AUTOENCODER, TEXT, UNET, config_from_json, config_to_json
+from ldm_edu.support.files import read_tensors, write_tensors
 from ldm_edu.unet import UNetConfig
-from ldm_edu.weights import load_autoencoder, load_text, load_unet, save_module
+from ldm_edu.weights import (
+    AUTOENCODER,
+    TEXT,
+    UNET,
+    config_from_json,
+    config_to_json,
+    load_autoencoder,
+    load_text,
+    load_unet,
+    save_module,
+)
 
 LAYOUTS = {"unet": UNET, "autoencoder": AUTOENCODER, "text": TEXT}
 LOAD = {"unet": load_unet, "autoencoder": load_autoencoder, "text": load_text}

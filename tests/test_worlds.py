@@ -9,24 +9,22 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_edu.landscape import paint
-from ldm_edu.painting import CLASSES, COLOURS
-from ldm_edu.scenes import (
+from ldm_edu.tiny_worlds.captions import MAX_WORDS, make_caption, vocabulary
+from ldm_edu.tiny_worlds.datasets import CaptionedImages, TinyWorlds, read_folder, render, seeds_of, to_tensor
+from ldm_edu.tiny_worlds.landscapes import paint
+from ldm_edu.tiny_worlds.scenes import (
     GROUNDS,
     HELD_OUT,
     KINDS,
-    MAX_WORDS,
     PLACES,
     SIZES,
     SKIES,
     SPLITS,
     WEATHERS,
-    make_caption,
     make_scene,
     sibling,
-    vocabulary,
 )
-from ldm_edu.worlds import CaptionedImages, TinyWorlds, read_folder, render, seeds_of, to_tensor
+from ldm_edu.tiny_worlds.things import CLASSES, COLOURS
 
 
 def test_one_seed_gives_one_example():

@@ -1,0 +1,96 @@
+"""What the files of a training run tell: its losses, its averaged weights."""
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..pipeline import LatentDiffusion
+from ..support.files import read_tensors
+from .examine import Case, default_examples, examine
+from .findings import Finding
+
+# --- A training run of the U-Net, and the command line ----------------------------------------------------------------
+
+def examine_run(folder: Path, checkpoint: Path) -> list[Finding]:
+    """What is wrong with a run of the recipe ldm: `examine_training` and, if that finds nothing, its averaged weights.
+
+    checkpoint: the folder that the run will write, which has the autoencoder. Raises what `examine_training` and
+    `LatentDiffusion.from_pretrained` raise, and ValueError if the run's weights do not fit that model.
+    """
+    if found := examine_training(folder):
+        return found
+    tensors, examples, losses = read_run(folder)[1], default_examples(), {}
+    for kind in ("model", "ema"):
+        ldm = LatentDiffusion.from_pretrained(checkpoint)
+        for name, part in zip(("unet", "text", "image", "map"),
+                              (ldm.unet, ldm.text, ldm.image_encoder, ldm.map_encoder)):
+            prefix = f"{kind}.{name}."
+            weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            if part is not None:
+                try:
+                    part.load_state_dict(weights)
+                except RuntimeError as error:
+                    raise ValueError(f"folder: {folder} is no run of {checkpoint}: {error}") from error
+        with torch.no_grad():
+            case = Case(ldm, examples)
+            losses[kind] = sum(case.loss(t, "text") for t in case.levels)
+    if losses["ema"] > 1.2 * losses["model"]:
+        return [Finding("EMA lag", "stop", f"the averaged weights err {losses['ema'] / losses['model']:.1f} times as "
+                        "much as the raw ones.")]
+    return examine(ldm, examples)
+
+
+def examine_training(folder: str | Path) -> list[Finding]:
+    """What is wrong with a run that a recipe keeps in data/training: its log.csv, its weights and their average.
+
+    Raises FileNotFoundError or ValueError for a folder without a readable log.csv and state.safetensors.
+    """
+    losses, tensors = read_run(folder)
+    return [*_losses(losses), *_average(tensors)]
+
+
+def read_run(folder: str | Path) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of each step in log.csv, (steps,), and the tensors of state.safetensors. Errors as above."""
+    folder = Path(folder)
+    if missing := [name for name in ("log.csv", "state.safetensors") if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"folder: {folder} lacks {' and '.join(missing)}")
+    with open(folder / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        losses = [sum(float(value) for name, value in row.items() if name not in ("step", "lr")) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"folder: {folder / 'log.csv'}: expected numbers, {error}") from error
+    tensors = read_tensors(folder / "state.safetensors")
+    if not losses or not any(name.startswith("ema.") for name in tensors):
+        raise ValueError(f"folder: {folder} is no run: expected rows in log.csv and tensors ema.* in state.safetensors")
+    return torch.tensor(losses), tensors
+
+
+def _losses(losses: Tensor) -> Iterator[Finding]:
+    if not losses.isfinite().all():
+        first = int((~losses.isfinite()).nonzero()[0])
+        yield Finding("log", "stop", f"row {first + 1} of log.csv has the loss {losses[first]}.")
+    elif len(losses) >= 200:
+        tenths = losses[:len(losses) // 10 * 10].view(10, -1).mean(1)
+        if tenths[-1] > 2 * tenths.min():
+            yield Finding("log", "fault", f"the loss has risen from {tenths.min():.3g} to {tenths[-1]:.3g}.")
+
+
+def _average(tensors: dict[str, Tensor]) -> Iterator[Finding]:
+    names = [name[4:] for name in tensors if name.startswith("ema.") and tensors[name].is_floating_point()]
+    pairs = {name: (tensors[f"ema.{name}"].float(), tensors[f"model.{name}"].float()) for name in names}
+    if bad := [name for name, (ema, raw) in pairs.items() if not (ema.isfinite() & raw.isfinite()).all()]:
+        yield Finding("numbers", "stop", f"{len(bad)} tensors of the run, {bad[0]} first, hold NaN or infinity.")
+        return
+    apart = sum((ema - raw).square().sum() for ema, raw in pairs.values())
+    apart = (apart / sum(raw.square().sum() for _, raw in pairs.values())).sqrt().item()
+    # Most biases begin as zeros, norms as ones: after one step of averaging a tensor is no longer the same all over.
+    asleep = [name for name, (ema, raw) in pairs.items()
+              if ema.numel() > 1 and ema.amin() == ema.amax() and raw.amin() != raw.amax()]
+    if asleep or not apart < 0.5:
+        yield Finding("EMA", "stop", f"the averaged weights are {apart:.0%} of the size of the trained ones away from "
+                      f"them; {len(asleep)} of {len(pairs)} tensors are as before the training.")

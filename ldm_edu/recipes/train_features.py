@@ -1,0 +1,72 @@
+"""Train the feature network under our LPIPS."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..perceptual import FeatureNet
+from ..tiny_worlds.datasets import render, seeds_of, to_float
+from ..tiny_worlds.scenes import GROUNDS, SKIES, WEATHERS, Scene, make_scene
+from ..tiny_worlds.things import CLASSES, COLOURS
+from ..training import pick_batch
+from .profile import Profile
+
+# --- The feature net ------------------------------------------------------------------------------------------------
+
+class FeatureTeacher(nn.Module):
+    """What a feature net learns from: the class and, of things, the colour of every other pixel; sky, ground, weather.
+
+    Images (B, 3, H, W) -> logits of classes (B, 13, H/2, W/2) and of colours (B, 8, H/2, W/2), then of sky, ground and
+    weather, (B, 3), (B, 4), (B, 5).
+    """
+
+    def __init__(self, net: FeatureNet):
+        super().__init__()
+        self.net = net
+        width = sum(net.channels)
+        self.pixels = nn.Sequential(nn.Conv2d(width, 64, 1), nn.ReLU(), nn.Conv2d(64, len(CLASSES) + len(COLOURS), 1))
+        self.around = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, 12))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps, size = self.net(x), (x.shape[2] // 2, x.shape[3] // 2)
+        column = torch.cat([F.max_pool2d(maps[0], 2), *(F.interpolate(m, size) for m in maps[1:])], 1)
+        means = torch.cat([m.mean((2, 3)) for m in maps], 1)                              # (B, C)
+        return (*self.pixels(column).split((len(CLASSES), len(COLOURS)), 1),
+                *self.around(means).split((len(SKIES), len(GROUNDS), len(WEATHERS)), 1))
+
+
+def colours_of(scene: Scene) -> Tensor:
+    """The colour number of each class of a semantic map, int64 (13,); -1 where it has none, or things disagree."""
+    colours = {kind: {t.colour for t in scene.things if t.kind == kind} for kind in CLASSES}
+    return torch.tensor([list(COLOURS).index(*found) if len(found) == 1 else -1 for found in colours.values()])
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """What a person hardly minds: up to 0.3 brighter or darker, contrast up to 20 % off, noise up to 0.15."""
+    shift, contrast, noise = torch.rand(3, len(images), 1, 1, 1, generator=generator).to(images)
+    rough = torch.randn(images.shape, generator=generator).to(images)
+    return images * (0.8 + 0.4 * contrast) + 0.6 * (shift - 0.5) + 0.15 * noise.square() * rough
+
+
+def features_recipe(profile: Profile, out: Path, device: torch.device, warm: bool):
+    """The feature net, on disturbed renders. It shares nothing with the oracle: what trains does not judge."""
+    images, maps = render("train", profile.scenes)
+    scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
+    colours = torch.stack([colours_of(scene) for scene in scenes])                        # (N, 13)
+    around = torch.tensor([[SKIES.index(s.sky), GROUNDS.index(s.ground), WEATHERS.index(s.weather)] for s in scenes])
+
+    def loss_fn(model: FeatureTeacher, generator: torch.Generator) -> dict[str, Tensor]:
+        pick = pick_batch(len(images), profile.batch, generator)
+        classes, colour, *answers = model(augment(to_float(images[pick].to(device)), generator))
+        target = maps[pick, ::2, ::2].long()
+        painted = colours[pick].gather(1, target.flatten(1)).view_as(target).to(device)
+        right = around[pick].to(device).unbind(1)
+        return {"classes": F.cross_entropy(classes, target.to(device)),
+                "colours": 0.2 * F.cross_entropy(colour, painted, ignore_index=-1),
+                "around": 0.1 * sum(F.cross_entropy(a, r) for a, r in zip(answers, right))}
+
+    path = out / "model.safetensors"
+    return FeatureTeacher(FeatureNet.load(path) if warm else FeatureNet()), loss_fn, lambda model: model.net.save(path)

@@ -1,0 +1,179 @@
+"""What a CLIP can tell: retrieval, zero-shot attributes, captions that differ in one thing; how many pairs that takes.
+
+`python -m ldm_edu.retrieval [FOLDER]` prints what the shipped one tells; with `--study` it trains small ones on 250,
+1000, ... pairs, the same number of steps on each, and keeps what they find again in data/retrieval/table.csv.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .. import DATA
+from ..metrics.caption_accuracy import facts
+from ..recipes.train_clip import FOLDER, PLAIN, SMALL, ClipLearner, pairs_of, train_on_pairs
+from ..support.files import replacing
+from ..tiny_worlds.captions import SAID, Caption, Mention, phrase
+from ..tiny_worlds.datasets import seeds_of, to_float
+from ..tiny_worlds.landscapes import paint
+from ..tiny_worlds.scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Scene, make_scene
+from ..tiny_worlds.things import COLOURS
+from ..tokenizer import tokenize
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in `recipes`
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+TABLE = DATA / "retrieval" / "table.csv"
+PAIRS = (250, 1000, 4000, 16_000)    # of the study
+DIFFERENCES = {"sky": "by day / at night", "kind": "a red house / a red cat", "colour": "a red house / a blue house",
+               "size": "a small red house / a big red house", "place": "a red house on the left / … on the right",
+               "relation": "a red house to the left of a blue cat / … to the right of …",
+               "whose colour": "a red house and a blue cat / a blue house and a red cat",
+               "number": "two red houses / three red houses"}
+
+
+@torch.no_grad()
+def embed(learner: ClipLearner, what: Tensor | list[str]) -> Tensor:
+    """Unit vectors (N, width) of uint8 pictures (N, 3, H, W) or of N texts."""
+    if isinstance(what, Tensor):
+        return torch.cat([learner.clip.embed_images(to_float(part)) for part in what.split(128)])
+    return torch.cat([learner.clip.embed_texts(tokenize(learner.tokenizer, what[i:i + 256]))
+                      for i in range(0, len(what), 256)])
+
+
+def recall(images: Tensor, texts: Tensor, k: int = 1) -> tuple[float, float]:
+    """R@k, picture to text and text to picture: how often the true partner is among the k nearest.
+
+    images, texts: unit vectors (N, D), pair by pair. Chance is k / N; a tie counts against it.
+    """
+    similarity = images @ texts.T                                                         # (N, N)
+    ranks = [(each >= each.diag()[:, None]).sum(1) for each in (similarity, similarity.T)]    # 1 is first
+    return tuple((rank <= k).float().mean().item() for rank in ranks)
+
+
+def questions(scene: Scene) -> dict[str, tuple[list[str], int]]:
+    """What one may ask about a scene with one thing: attribute -> a prompt for each answer, and which is right."""
+    thing, = scene.things
+    asked = {name: ([SAID[value][0] for value in values], values.index(getattr(scene, name)))
+             for name, values in (("sky", SKIES), ("ground", GROUNDS), ("weather", WEATHERS))}
+    return asked | {
+        "kind": ([f"a {kind}" for kind in KINDS], KINDS.index(thing.kind)),
+        "colour": ([f"{'an' if colour == 'orange' else 'a'} {colour} {thing.kind}" for colour in COLOURS],
+                   list(COLOURS).index(thing.colour)),
+        "size": ([f"a {size} {thing.kind}" for size in SIZES], list(SIZES).index(thing.size)),
+        "place": ([f"a {thing.kind} {SAID[place][0]}" for place in PLACES], list(PLACES).index(thing.place))}
+
+
+def zero_shot(learner: ClipLearner, count: int = 256) -> dict[str, float]:
+    """Share of right answers on validation scenes with one thing, by attribute: the nearest prompt is the answer."""
+    scenes = [scene for seed in seeds_of("validation", 4 * count) if len((scene := make_scene(seed)).things) == 1]
+    asked = [questions(scene) for scene in scenes[:count]]
+    pictures = embed(learner, _painted(scenes[:count]))
+    found = {}
+    for name in asked[0]:
+        prompts = sorted({prompt for each in asked for prompt in each[name][0]})
+        similarity = pictures @ embed(learner, prompts).T                                 # (count, prompts)
+        nearest = [row[[prompts.index(prompt) for prompt in each[name][0]]].argmax().item()
+                   for row, each in zip(similarity, asked)]
+        found[name] = sum(best == each[name][1] for best, each in zip(nearest, asked)) / len(asked)
+    return found
+
+
+def _painted(scenes: list[Scene]) -> Tensor:
+    return torch.from_numpy(np.stack([paint(scene)[0] for scene in scenes])).permute(0, 3, 1, 2).contiguous()
+
+
+def sibling_captions(scene: Scene, difference: str, rng: random.Random) -> tuple[str, str] | None:
+    """A caption that is true of the scene and one that is false, alike but for one of DIFFERENCES.
+
+    None if the two that were drawn are not so, or the false one names a pair of HELD_OUT, which no caption had.
+    """
+    a, b, n = rng.choice(scene.things), rng.choice(scene.things), rng.choice((2, 3))
+    one, other = Mention(a.kind, a.colour), Mention(b.kind, b.colour)
+    sides = rng.sample(("to the left of", "to the right of"), 2)
+
+    def caption(*mentions: Mention, relation: str | None = None) -> Caption:
+        text = f" {relation or 'and'} ".join(phrase(mention, rng) for mention in mentions)
+        return Caption(text, mentions=mentions, relation=relation)
+
+    true, false = {
+        "sky": [Caption(rng.choice(SAID[sky]), sky) for sky in (scene.sky, rng.choice(SKIES))],
+        "kind": [caption(one), caption(one._replace(kind=rng.choice(KINDS)))],
+        "colour": [caption(one), caption(one._replace(colour=rng.choice(list(COLOURS))))],
+        "size": [caption(one._replace(size=size)) for size in (a.size, rng.choice(list(SIZES)))],
+        "place": [caption(one._replace(place=place)) for place in (a.place, rng.choice(list(PLACES)))],
+        "relation": [caption(one, other, relation=side) for side in sides],
+        "whose colour": [caption(one, other), caption(Mention(a.kind, b.colour), Mention(b.kind, a.colour))],
+        "number": [caption(one._replace(count=count)) for count in (n, 5 - n)],
+    }[difference]
+    holds = [all(found for _, found in facts(c, scene)) for c in (true, false)]
+    unseen = any((m.kind, m.colour) in HELD_OUT for m in false.mentions)
+    return (true.text, false.text) if holds == [True, False] and not unseen else None
+
+
+def sibling_pairs(difference: str, count: int = 200) -> tuple[list[Scene], list[str], list[str]]:
+    """Validation scenes, each with a true caption and a false sibling; of "number" as many twos as threes."""
+    rng, found, seeds = random.Random(0), [], iter(seeds_of("validation", 100 * count))
+    while len(found) < count:
+        scene = make_scene(next(seeds))
+        pair = sibling_captions(scene, difference, rng)
+        if pair and (difference != "number" or pair[0].startswith(("two", "three")[len(found) % 2])):
+            found.append((scene, *pair))
+    return tuple(zip(*found))
+
+
+def sibling_accuracy(learner: ClipLearner, count: int = 200) -> dict[str, float]:
+    """Of DIFFERENCES, how often the true caption is nearer to the picture than its false sibling. Chance: 0.5."""
+    found = {}
+    for difference in DIFFERENCES:
+        scenes, *captions = sibling_pairs(difference, count)
+        true, false = (embed(learner, list(texts)) for texts in captions)
+        found[difference] = ((true - false) * embed(learner, _painted(scenes))).sum(1).gt(0).float().mean().item()
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_edu.retrieval", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="a CLIP to measure")
+    parser.add_argument("--count", type=int, default=256, help="pairs for retrieval, scenes for each attribute")
+    parser.add_argument("--study", action="store_true", help="train small ones on more and more pairs")
+    parser.add_argument("--out", type=Path, default=TABLE, help="of the study")
+    parser.add_argument("--threads", type=int, help="CPU threads for torch (default: all cores)")
+    args = parser.parse_args(arguments)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    judged = pairs_of("validation", args.count)
+    if not args.study:
+        learner = ClipLearner.load(args.folder)
+        to_text, to_picture = recall(*(embed(learner, part) for part in judged))
+        print(f"R@1 of {args.count}: picture to text {to_text:.1%}, text to picture {to_picture:.1%}")
+        for title, measure in ("zero-shot", zero_shot), ("told apart", sibling_accuracy):
+            table = measure(learner, args.count)
+            print(f"{title}: " + ", ".join(f"{name} {value:.1%}" for name, value in table.items()))
+        return
+    rows = []
+    images, captions = pairs_of("train", max(PAIRS))
+    for count in PAIRS:
+        torch.manual_seed(0)
+        *_, last = tqdm(train_on_pairs(ClipLearner(*SMALL), images[:count], captions[:count]), f"{count} pairs",
+                        total=PLAIN.steps, unit="step")
+        known = images[:args.count], captions[:args.count]
+        rows.append({"pairs": count} | {f"{name}, {way}": f"{value:.4f}" for name, data in (
+            ("trained on", known), ("new", judged)) for way, value in zip(("to text", "to picture"), recall(
+                *(embed(last.ema, part) for part in data)))})
+        print(rows[-1])
+        with replacing(args.out) as part, open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

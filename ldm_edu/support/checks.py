@@ -1,0 +1,89 @@
+"""Argument checks for the doors of the package: what came, and what was expected, in one sentence.
+
+A door is where a user's own input enters: the methods of `LatentDiffusion`, loaders, readers, command lines.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+
+def expect(ok: bool, name: str, got: object, expected: object) -> None:
+    """Raise ValueError, "name: got ..., expected ...", unless `ok`."""
+    if not ok:
+        raise ValueError(f"{name}: got {got}, expected {expected}")
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> None:
+    """Raise ValueError unless `value` is an integer from `low` to `high`."""
+    expect(isinstance(value, Integral) and low <= value <= high, name, repr(value),
+           f"an integer from {low} to {'2^63 - 1' if high == 2**63 - 1 else high}")
+
+
+def check_request(sampler: str, samplers: Collection[str], steps: int, T: int, seed: int, guidance_scale: float,
+                  strength: float = 1.0) -> None:
+    """Raise ValueError unless these can be sampled with."""
+    most = T - 1 if sampler == "dpm_solver" else T
+    for name, value, ok, expected in (
+            ("sampler", sampler, sampler in samplers, f"one of {', '.join(samplers)}"),
+            ("steps", steps, isinstance(steps, Integral) and 1 <= steps <= most, f"an integer from 1 to {most}"),
+            ("seed", seed, isinstance(seed, Integral) and 0 <= seed < 2**63, "an integer from 0 to 2^63 - 1"),
+            ("guidance_scale", guidance_scale, isinstance(guidance_scale, Real) and math.isfinite(guidance_scale),
+             "a finite number; 1 is no guidance"),
+            ("strength", strength, isinstance(strength, Real) and 0 <= strength <= 1,
+             "a number from 0 (a copy) to 1 (almost all new)")):
+        if not ok:
+            raise ValueError(f"{name}: got {value!r}, expected {expected}")
+
+
+def check_size(size: int | tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Return (height, width) in pixels from a side or a pair, both multiples of `multiple`; else raise ValueError."""
+    sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    expect(len(sides) == 2 and all(isinstance(s, Integral) and s > 0 and s % multiple == 0 for s in sides), "size",
+           repr(size), f"a side or (height, width) in pixels, multiples of {multiple}")
+    return sides
+
+
+def check_texts(name: str, value: str | list[str], empty: bool = True) -> list[str]:
+    """Return a string or a list of strings as a list; ValueError for anything else, and for no words unless `empty`."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)) or not values or not all(isinstance(text, str) for text in values):
+        raise ValueError(f"{name}: got {value!r}, expected a string or a list of strings")
+    if not empty and not all(text.strip() for text in values):
+        raise ValueError(f"{name}: got {value!r}, expected words: the empty prompt is the unconditional one")
+    return list(values)
+
+
+def check_images(name: str, x: Tensor, channels: int = 3, multiple: int = 1, largest: float = 10.0) -> None:
+    """Raise ValueError unless x is (batch, channels, H, W), with sides that `multiple` divides and pixels in [-1, 1].
+
+    Values up to `largest` pass, because decoders overshoot; 0...255 and NaN do not.
+    """
+    expect(x.ndim == 4 and x.shape[1] == channels and not any(side % multiple for side in x.shape[2:]), name,
+           tuple(x.shape), f"(batch, {channels}, height, width)" + f", sides multiples of {multiple}" * (multiple > 1))
+    found = x.detach().abs().amax().item() if x.numel() else 0.0
+    expect(found <= largest, name, f"values up to {found:.4g}", "pixels in [-1, 1]; datasets.to_float converts 0...255")
+
+
+def check_map(maps: object, size: int, classes: int) -> None:
+    """Raise ValueError unless `maps` are semantic maps: integers (batch, size, size) from 0 to classes - 1."""
+    shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+    expect(isinstance(maps, Tensor) and maps.ndim == 3 and maps.shape[1:] == (size, size), "semantic_map", shape,
+           f"a tensor of integers (batch, {size}, {size})")
+    inside = not maps.is_floating_point() and (not maps.numel() or 0 <= int(maps.min()) <= int(maps.max()) < classes)
+    expect(inside, "semantic_map", f"{maps.dtype} from {maps.min()} to {maps.max()}",
+           f"integers from 0 to {classes - 1}, the classes")
+
+
+def check_timesteps(t: Tensor | int, T: int) -> Tensor:
+    """Return t as an int64 tensor; ValueError unless it holds integers from 0 to T - 1."""
+    t = torch.as_tensor(t)
+    expected = f"integers from 0 to {T - 1}"
+    expect(t.dtype != torch.bool and not t.is_floating_point(), "t", t.dtype, expected)
+    outside = t[(t < 0) | (t >= T)].flatten()
+    expect(not len(outside), "t", outside[:1].tolist(), expected)
+    return t.long()

@@ -1,0 +1,133 @@
+"""Tensors in safetensors files, settings in JSON and figures in CSV, written whole or not at all."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CHUNK = 2**28    # bytes of a file that are mapped into memory at once
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """A safetensors file's tensors by name.
+
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or cut short.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+
+
+def shapes_of(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a safetensors file, by name; no tensor is read. Raises as `read_tensors` does."""
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+
+def stream_tensors(path: str | Path, dtype: torch.dtype = torch.float32,
+                   device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of a safetensors file, one after the other, as `dtype` on `device`.
+
+    What a file has mapped counts as memory in use, so it is opened anew after every CHUNK bytes: at no moment are there
+    two copies of everything. Each tensor is a copy: in aligned memory, and the file may change. Raises as
+    `read_tensors` does.
+    """
+    sizes = {name: torch.Size(shape).numel() for name, shape in shapes_of(path).items()}
+    names = iter(sizes)
+    name = next(names, None)
+    while name is not None:
+        with _opened(path) as file:
+            mapped = 0
+            while name is not None and mapped < CHUNK:
+                tensor = file.get_tensor(name)
+                mapped += tensor.nbytes
+                yield name, tensor.to(device, dtype, copy=True)
+                del tensor
+                name = next(names, None)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator:
+    """A safetensors file to read from. Raises as `read_tensors` does."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all: a killed run leaves the last good one."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"format": "pt"})    # transformers insists on the format
+        part.chmod(0o644)                                      # safetensors lets only its owner read it
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name to write to; on success it takes the place of `path`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_weights(module: nn.Module, path: str | Path) -> None:
+    """Write the weights of a small network of ours as float16; `weights.save_module` writes diffusers' folders."""
+    write_tensors(path, {name: value.half() for name, value in module.state_dict().items()})
+
+
+def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
+    """Put what `save_weights` wrote into `module`, as float32; returns it in eval mode.
+
+    Raises as `read_tensors` does, and ValueError for the weights of another network.
+    """
+    tensors = {name: value.float() for name, value in read_tensors(path).items()}
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds another network: {error}") from error
+    return module.eval()
+
+
+def read_json(path: str | Path) -> dict:
+    """A JSON file's object. Raises FileNotFoundError, or ValueError if it is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def write_json(path: str | Path, value: dict) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def swap_in(fresh: Path, folder: Path) -> None:
+    """Put `fresh` in the place of `folder`, with what only that has; at every moment one of them is whole."""
+    old = folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists():    # an earlier swap was killed half-way
+        os.replace(old, folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        for extra in folder.iterdir():
+            if not (fresh / extra.name).exists():
+                (shutil.copytree if extra.is_dir() else shutil.copy2)(extra, fresh / extra.name)
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)

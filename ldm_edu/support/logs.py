@@ -1,0 +1,54 @@
+"""Progress bar, CSV log and loss figure of a training run."""
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+
+def logged(steps: Iterator, log: Path, name: str, total: int) -> Iterator:
+    """Pass on what `train` yields, with a progress bar and one row per step in the CSV file `log`.
+
+    After a crash, rows of steps that are now repeated are replaced.
+    """
+    bar = rows = None
+    with ExitStack() as stack:
+        for progress in steps:
+            if bar is None:
+                kept = [row for row in _read_log(log) if int(row["step"]) < progress.step]
+                file = stack.enter_context(open(log, "w", newline="", encoding="utf-8"))
+                rows = csv.DictWriter(file, ["step", "lr", *progress.losses])
+                rows.writeheader()
+                rows.writerows(kept)
+                bar = stack.enter_context(tqdm(total=total, initial=progress.step - 1, desc=name, unit="step"))
+            losses = {part: f"{value:.6g}" for part, value in progress.losses.items()}
+            rows.writerow({"step": progress.step, "lr": f"{progress.lr:.3g}", **losses})
+            bar.set_postfix(loss=f"{sum(progress.losses.values()):.4f}", refresh=False)
+            bar.update()
+            yield progress
+
+
+def _read_log(log: Path) -> list[dict[str, str]]:
+    if not log.exists():
+        return []
+    with open(log, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def draw_losses(log: Path) -> None:
+    """Draw loss.png beside a CSV log: each part of the loss, averaged over 1 % of the run."""
+    from matplotlib.figure import Figure  # half a second that training need not wait for
+
+    rows = _read_log(log)
+    axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
+    width = max(1, len(rows) // 100)
+    for name in [name for name in rows[0] if name not in ("step", "lr")]:
+        values = [float(row[name]) for row in rows]
+        means = [sum(values[i:i + width]) / width for i in range(0, len(values) - width + 1, width)]
+        axes.plot([width * (i + 1) for i in range(len(means))], means, label=name)
+    axes.set(title=f"{log.parent.name}: training loss", xlabel="step", ylabel="loss", yscale="log")
+    axes.legend()
+    figure.savefig(log.with_name("loss.png"), dpi=80)

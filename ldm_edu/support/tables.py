@@ -1,0 +1,31 @@
+"""Named tuples as CSV tables."""
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar, get_type_hints
+
+from .files import replacing
+
+Row = TypeVar("Row", bound=tuple)
+
+
+def write_table(path: str | Path, rows: Sequence[tuple]) -> None:
+    """Write named tuples as CSV under the names of their fields, four digits after the point, whole or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part, open(part, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(rows[0]._fields)
+        writer.writerows([f"{v:.4f}" if isinstance(v, float) else v for v in row] for row in rows)
+
+
+def read_table(path: str | Path, kind: type[Row]) -> list[Row]:
+    """What `write_table` wrote, as rows of the named tuple `kind`. Raises FileNotFoundError, or ValueError if the
+    fields are others."""
+    types = get_type_hints(kind)
+    with open(path, newline="") as file:
+        names, *lines = csv.reader(file)
+    if names != list(types):
+        raise ValueError(f"{path}: its columns are {', '.join(names)}, expected {', '.join(types)}")
+    return [kind(*(read(value) for read, value in zip(types.values(), line, strict=True))) for line in lines]
