@@ -38,7 +38,7 @@ test: $(INSTALLED)
 # In JupyterLab itself, in a headless Chromium.
 test-browser: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q 'playwright>=1.45'
-	$(VENV)/bin/pytest -q tests/browser.py
+	$(VENV)/bin/pytest -q tests/course/browser.py
 
 # At the full size of Stable Diffusion v1, with random weights: the figures stand under PASSES.
 test-slow: $(INSTALLED)
