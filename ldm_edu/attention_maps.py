@@ -27,8 +27,7 @@ def attention_weights(attention: Attention, x: Tensor, context: Tensor | None = 
 class Recorder:
     """Within `with Recorder(model) as recorder`, keep the weights of every call of an `Attention` in `model`.
 
-    recorder.maps: name of the layer -> one tensor (B, heads, N, M) per call, oldest first. which: what the names of the
-    layers end in, such as "cross_attn"; all layers by default. Raises ValueError if there are none.
+    recorder.maps: layer name -> one (B, heads, N, M) per call. which: what the layers' names end in, e.g. "cross_attn".
     """
 
     def __init__(self, model: nn.Module, which: str = ""):
@@ -56,7 +55,7 @@ class Recorder:
 
 
 def word_positions(text: TextEncoder, prompt: str, words: str) -> list[int]:
-    """Positions of the tokens of `words` in those of `prompt`, the first time. Raises ValueError if they are not there."""
+    """Positions of the tokens of `words` in those of `prompt`, the first time. Raises ValueError if they are absent."""
     row = tokenize(text.tokenizer, [prompt])[0].tolist()
     wanted = text.tokenizer(words).input_ids[1:-1]    # without start and end
     for i in range(len(row) - len(wanted) + 1):
@@ -66,10 +65,7 @@ def word_positions(text: TextEncoder, prompt: str, words: str) -> list[int]:
 
 
 def word_map(weights: Tensor, tokens: list[int], size: tuple[int, int] = (64, 64)) -> Tensor:
-    """How much each pixel looks at some tokens: weights (B, heads, h × h, M) -> (B, *size), from 0 to 1.
-
-    Mean over heads, sum over tokens, enlarged bilinearly.
-    """
+    """How much each pixel looks at some tokens: weights (B, heads, h × h, M) -> (B, *size), from 0 to 1."""
     side = math.isqrt(weights.shape[-2])
     heat = weights[..., tokens].sum(-1).mean(1).unflatten(-1, (side, side))               # (B, h, h)
     return F.interpolate(heat[:, None], size, mode="bilinear")[:, 0]

@@ -1,6 +1,6 @@
-"""The first stage: a KL autoencoder between images and latents (Rombach et al. 2021, section 3.1).
+"""The KL autoencoder between images (B, 3, H, W) in [-1, 1] and latents (B, 4, H/f, W/f), f = 2^(levels - 1).
 
-Images are (B, 3, H, W) in [-1, 1]; latents are (B, 4, H/f, W/f), f = 2^(levels - 1).
+Rombach et al. 2021, section 3.1.
 """
 from __future__ import annotations
 
@@ -126,10 +126,7 @@ class Autoencoder(nn.Module):
         self.post_quant_conv = nn.Conv2d(z, z, 1)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Image (B, 3, H, W) -> mean and log-variance of q(z | x), each (B, 4, H/f, W/f), before scaling.
-
-        Raises ValueError for pixels that are not in [-1, 1] and sides that f does not divide.
-        """
+        """Image (B, 3, H, W) -> mean and log-variance of q(z | x), each (B, 4, H/f, W/f), before scaling."""
         check_images("image", x, self.config.image_channels, self.factor)
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)

@@ -1,10 +1,8 @@
-"""The parts that the U-Net, the autoencoder and the text transformer are made of.
-
-Feature maps are (B, C, H, W); token sequences are (B, N, D).
-"""
+"""The parts that all networks here are made of. Feature maps are (B, C, H, W), token sequences (B, N, D)."""
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +10,7 @@ from torch import Tensor, nn
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Write timesteps (B,) as cosines, then sines, of dim / 2 frequencies from 1 to about 1/10000: (B, dim), float32.
-
-    Vaswani et al. 2017, section 3.5.
-    """
+    """Timesteps (B,) as cosines, then sines, of dim / 2 frequencies from 1 to about 1/10000: (B, dim), float32."""
     half = dim // 2
     exponent = -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device)
     frequency = torch.exp(exponent / half)                                                # (dim/2,)
@@ -31,9 +26,9 @@ def zero_init(module: nn.Module) -> nn.Module:
 
 
 class ResBlock(nn.Module):
-    """Two convolutions beside a shortcut; the timestep, if any, shifts every channel between them.
+    """Two convolutions beside a shortcut, shifted by the timestep, if any (Ho et al. 2020, appendix B).
 
-    x (B, in, H, W), time (B, time_dim) -> (B, out, H, W). Ho et al. 2020, appendix B.
+    x (B, in, H, W), time (B, time_dim) -> (B, out, H, W).
     """
 
     def __init__(self, in_channels: int, out_channels: int, time_dim: int | None = None, *,
@@ -85,10 +80,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Each token by itself: widen, gate one half by the other (GEGLU), narrow. (B, N, dim) -> (B, N, dim).
-
-    Shazeer 2020, arXiv:2002.05202.
-    """
+    """Widen each token, gate one half by the other (GEGLU, arXiv:2002.05202), narrow. (B, N, dim) -> (B, N, dim)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -101,10 +93,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and feed-forward, each on a normed copy and added back.
-
-    x (B, N, dim), context (B, M, context_dim) -> (B, N, dim).
-    """
+    """Self-attention, cross-attention and feed-forward, each on a normed copy and added back. (B, N, dim) -> same."""
 
     def __init__(self, dim: int, heads: int, context_dim: int):
         super().__init__()
@@ -119,11 +108,39 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))                  # each pixel by itself
 
 
-class SpatialTransformer(nn.Module):
-    """A transformer block whose tokens are the pixels of a feature map.
+class QuickGELU(nn.Module):
+    """x · sigmoid(1.702 x), CLIP's cheap stand-in for GELU."""
 
-    x (B, C, H, W), context (B, M, context_dim) -> (B, C, H, W). Rombach et al. 2021, appendix E.2.1.
-    """
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class ClipBlock(nn.Module):
+    """Self-attention and an MLP, each on a normed copy and added back. (B, N, dim) -> same."""
+
+    def __init__(self, config, causal: bool):
+        super().__init__()
+        dim = config.dim
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn = Attention(dim, config.heads, bias=True, causal=causal)
+        self.mlp = nn.Sequential(OrderedDict(
+            fc1=nn.Linear(dim, config.mlp_dim), act=QuickGELU(), fc2=nn.Linear(config.mlp_dim, dim)))
+        self._init_weights(branches=2 * config.layers)
+
+    def _init_weights(self, branches: int) -> None:
+        """Keep a token's variance; smaller at branch ends, so that all branches together add variance 1."""
+        for linear in (self.attn.to_q, self.attn.to_k, self.attn.to_v, self.mlp.fc1):
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+        for linear in (self.attn.to_out, self.mlp.fc2):
+            nn.init.normal_(linear.weight, std=(linear.in_features * branches)**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))    # tokens look at tokens
+        return x + self.mlp(self.norm2(x))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer block whose tokens are the pixels of a feature map (B, C, H, W). Rombach et al. 2021, E.2.1."""
 
     def __init__(self, channels: int, heads: int, context_dim: int, *, groups: int = 32):
         super().__init__()
@@ -141,10 +158,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve height and width with a strided convolution: (B, C, H, W) -> (B, C, ⌈H/2⌉, ⌈W/2⌉).
-
-    padding: zeros (left, right, top, bottom). The U-Net pads all round, the autoencoder right and bottom.
-    """
+    """Halve height and width, rounding up, with a strided convolution. padding: zeros left, right, top, bottom."""
 
     def __init__(self, channels: int, padding: tuple[int, int, int, int] = (1, 1, 1, 1)):
         super().__init__()

@@ -80,13 +80,12 @@ def save_parts(parts: dict, folder: str | os.PathLike, dtype: torch.dtype = torc
 def schedule_from_config(config: dict) -> Schedule:
     """Read the noise schedule of a diffusers scheduler config; what it does not say is as in SD v1.
 
-    Raises ValueError naming an entry that our samplers do not follow. How to step matters only in the configs of
-    classes that step like ours; a model saved with, say, PNDM is opened and sampled our way.
+    Raises ValueError naming an entry that our samplers do not follow; how other classes step does not matter.
     """
     ours = config.get("_class_name", "DDIMScheduler") in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
     for name, expected in (_OUTPUT | _STEPS if ours else _OUTPUT).items():
         found = config.get(name, expected)
-        expect(found == expected, "scheduler", f"{name} = {found!r}", repr(expected))
+        expect(found == expected, "scheduler", f"{name} {found!r}", repr(expected))
     T, kind = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "scaled_linear")
     if (betas := config.get("trained_betas")) is not None:
         expect(len(betas) == T, "scheduler", f"num_train_timesteps {T} and {len(betas)} trained_betas", "as many")
@@ -109,10 +108,7 @@ def schedule_to_config(schedule: Schedule, sampler: str = "ddim") -> dict:
 
 
 def sampler_from_config(config: dict) -> str:
-    """Name the sampler that steps as a diffusers scheduler config says, or "ddim" with a warning about the difference.
-
-    What the config does not say is as in diffusers.
-    """
+    """Name the sampler that steps as a scheduler config says, or "ddim" with a warning about the difference."""
     kind = config.get("_class_name", "DDIMScheduler")
     sampler = next((name for name, theirs in SCHEDULERS.items() if theirs == kind), None)
     if sampler is None:

@@ -1,18 +1,14 @@
-"""CLIP (Radford et al. 2021, arXiv:2103.00020): a text and an image transformer that embed into one space.
-
-The states of either transformer can be the U-Net's context, tau(y).
-"""
+"""CLIP (Radford et al. 2021, arXiv:2103.00020): a text and an image transformer that embed into one space."""
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Attention
+from .blocks import ClipBlock
 from .support.checks import expect
 
 
@@ -59,40 +55,6 @@ class ImageConfig:
 
 
 TINY_IMAGE = ImageConfig(image_size=64, patch_size=8, dim=128, layers=4, heads=4, mlp_dim=512)
-
-
-class QuickGELU(nn.Module):
-    """x · sigmoid(1.702 x), CLIP's cheap stand-in for GELU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
-class ClipBlock(nn.Module):
-    """Self-attention and an MLP, each on a normed copy and added back. (B, N, dim) -> (B, N, dim).
-
-    causal: no token looks at a later one, as in the text transformer.
-    """
-
-    def __init__(self, config: TextConfig | ImageConfig, causal: bool):
-        super().__init__()
-        dim = config.dim
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn = Attention(dim, config.heads, bias=True, causal=causal)
-        self.mlp = nn.Sequential(OrderedDict(
-            fc1=nn.Linear(dim, config.mlp_dim), act=QuickGELU(), fc2=nn.Linear(config.mlp_dim, dim)))
-        self._init_weights(branches=2 * config.layers)
-
-    def _init_weights(self, branches: int) -> None:
-        """Keep a token's variance; smaller at branch ends, so that all branches together add variance 1."""
-        for linear in (self.attn.to_q, self.attn.to_k, self.attn.to_v, self.mlp.fc1):
-            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-        for linear in (self.attn.to_out, self.mlp.fc2):
-            nn.init.normal_(linear.weight, std=(linear.in_features * branches)**-0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))    # tokens look at tokens
-        return x + self.mlp(self.norm2(x))
 
 
 class TextTransformer(nn.Module):
@@ -168,9 +130,9 @@ class CLIP(nn.Module):
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
-    """Cross-entropy of guessing which of B texts belongs to each image, and which of B images to each text.
+    """Cross-entropy of matching B texts to B images and B images to B texts. Radford et al. 2021, figure 3.
 
-    images, texts: unit vectors (B, D), pair by pair; logit_scale: () -> (). Radford et al. 2021, figure 3.
+    images, texts: unit vectors (B, D), pair by pair; logit_scale: () -> ().
     """
     logits = logit_scale.exp().clamp(max=100) * images @ texts.T                          # (B, B)
     right = torch.arange(len(logits), device=logits.device)

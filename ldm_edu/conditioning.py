@@ -1,7 +1,6 @@
 """What the U-Net is told, tau(y), and how strongly: encoders of texts and maps, and classifier-free guidance.
 
-Each encoder turns its kind of condition into a sequence of states (B, N, D), which the U-Net's cross-attention reads in
-the same way whatever they come from. The encoder of images is CLIP's `ImageTransformer` itself.
+Each encoder gives states (B, N, D), which cross-attention reads alike. Images are read by CLIP's `ImageTransformer`.
 """
 from __future__ import annotations
 
@@ -57,8 +56,7 @@ class MapEncoder(nn.Module):
 def guided(unet: nn.Module, cond: Tensor, uncond: Tensor | None = None, scale: float = 1.0) -> EpsFn:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): e_u + scale (e_c - e_u).
 
-    cond, uncond: contexts (B, N, D), uncond also (1, N, D). Both share one call of `unet` if their N agree. A scale of
-    1 or less is no guidance: `uncond` is not used. (The paper's w is scale - 1.)
+    cond, uncond: contexts (B, N, D), uncond also (1, N, D). scale: 1 or less is none; the paper's w is scale - 1.
     """
     if scale <= 1:
         return lambda x, t: unet(x, t, cond)

@@ -20,11 +20,10 @@ from .support.pictures import Picture, to_masks, to_pictures
 def image_to_image(self, prompt: str | list[str], image: Picture | list[Picture], strength: float = 0.6,
                    steps: int = 30, guidance_scale: float = 4.0, seed: int = 0, negative_prompt: str | list[str] = "",
                    sampler: str | None = None) -> Tensor:
-    """Repaint pictures as prompts say: noise them part of the way, then denoise. (B, 3, H, W) in [-1, 1].
+    """Noise pictures part of the way, then denoise them as prompts say: (B, 3, H, W) in [-1, 1]. SDEdit, 2108.01073.
 
-    SDEdit, Meng et al. 2021 (arXiv:2108.01073). image: one for all prompts or one for each, whatever `to_pictures`
-    takes. strength: the share of the steps that are done, from 0 (the autoencoder's copy) to 1 (hardly any of the
-    picture is left). Rest as in `text_to_image`.
+    image: one, or one for each prompt, whatever `to_pictures` takes. strength: the share of the steps that are done,
+    from 0 (the autoencoder's copy) to 1 (almost nothing of the picture is left). Rest as in `text_to_image`.
     """
     sampler, levels = begin(self, sampler, steps, seed, guidance_scale, strength)
     eps, context = self.predictor(prompt, guidance_scale, negative_prompt)
@@ -49,16 +48,18 @@ def inpaint(self, prompt: str | list[str], image: Picture | list[Picture], mask:
     mask = to_masks(mask, *(side * self.autoencoder.factor for side in z_0.shape[2:]))
     expect(len(mask) in (1, len(context)), "mask", f"{len(mask)} masks", f"1 or as many as prompts, {len(context)}")
     mask = F.interpolate(mask, z_0.shape[2:], mode="nearest").to(z_0)
-    z = noise if strength == 1 and sampler != "euler" else start_from(z_0 * (strength < 1), noise, self.schedule, levels)
+    if strength < 1:
+        z = start_from(z_0, noise, self.schedule, levels)
+    else:
+        z = start_from(0.0, noise, self.schedule, levels) if sampler == "euler" else noise
     return self.draw(blended(eps, z, z_0, noise, mask, self.schedule, sampler, levels, rounds, generator), z)
 
 
 def blended(eps: EpsFn, z: Tensor, z_0: Tensor, noise: Tensor, mask: Tensor, schedule: Schedule, sampler: str,
             levels: Tensor, rounds: int, generator: torch.Generator) -> Iterator[Step]:
-    """The steps of a sampler; after each, the latent outside of `mask` is replaced by z_0, noised as far.
+    """A sampler's steps; after each, the latent outside of `mask` becomes z_0, noised as far (arXiv:2206.02779).
 
-    Blended latent diffusion, Avrahami et al. 2022 (arXiv:2206.02779). rounds: do each step so many times, noised back
-    in between, so that both parts can agree: RePaint, Lugmayr et al. 2022 (arXiv:2201.09865), algorithm 1.
+    rounds: repeat each step, noised back in between, so that both parts agree: RePaint, arXiv:2201.09865, algorithm 1.
     """
     for k in range(len(levels)):
         kept = start_from(z_0, noise, schedule, levels[k + 1:])    # where step k leads; at the end clean
@@ -80,10 +81,9 @@ def renoised(x: Tensor, schedule: Schedule, t: Tensor, t_prev: Tensor, generator
 
 @torch.no_grad()
 def ddim_invert(eps: EpsFn, x_0: Tensor, schedule: Schedule, levels: Tensor) -> Iterator[Step]:
-    """Run DDIM backwards: from data x_0 (B, ...) up to the noise from which `ddim` would have made it, nearly.
+    """DDIM backwards, from data x_0 (B, ...) to the noise that `ddim` would make it from (2010.02502, section 4.3).
 
-    Song et al. 2020 (arXiv:2010.02502), section 4.3. Each step evaluates eps at the target level but at the current x,
-    so inversion is approximate, and guidance makes the error large. Yields steps with t rising.
+    Each step evaluates eps at the target level but the current x, so inversion is approximate. t rises.
     """
     x, below = x_0, schedule.alpha_bar[0]
     for t in levels.flip(0):
@@ -95,7 +95,8 @@ def ddim_invert(eps: EpsFn, x_0: Tensor, schedule: Schedule, levels: Tensor) -> 
         x, below = step.x, alpha_bar
 
 
-def begin(ldm, sampler: str | None, steps: int, seed: int, guidance_scale: float, strength: float) -> tuple[str, Tensor]:
+def begin(ldm, sampler: str | None, steps: int, seed: int, guidance_scale: float,
+          strength: float) -> tuple[str, Tensor]:
     """Check a request; return its sampler and the levels that `strength` leaves: the last int(steps * strength)."""
     sampler = sampler or ldm.sampler
     check_request(sampler, SAMPLERS, steps, ldm.schedule.T, seed, guidance_scale, strength)
@@ -106,7 +107,8 @@ def encode_pictures(ldm, image: Picture | list[Picture], context: Tensor,
                     seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
     """Latents of the pictures, noise of their shape (B, 4, h, w), and the generator that drew both; B of `context`."""
     images = to_pictures(image, ldm.autoencoder.factor, shorter=ldm.unet.config.sample_size * ldm.autoencoder.factor)
-    expect(len(images) in (1, len(context)), "image", f"{len(images)} pictures", f"1 or as many as prompts, {len(context)}")
+    expect(len(images) in (1, len(context)), "image", f"{len(images)} pictures",
+           f"1 or as many as prompts, {len(context)}")
     generator = torch.Generator().manual_seed(int(seed))
     z_0 = ldm.autoencoder.to_latent(images.to(context), generator).expand(len(context), -1, -1, -1)
     return z_0, torch.randn(z_0.shape, generator=generator).to(z_0), generator

@@ -1,7 +1,4 @@
-"""Low-rank adaptation: a trained model learns something new in a few thousand numbers, kept in a small file.
-
-Hu et al. 2021 (arXiv:2106.09685).
-"""
+"""Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685): a trained model learns something new in few numbers."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -88,10 +85,9 @@ def save_lora(ldm: LatentDiffusion, path: str | Path) -> None:
 
 
 def load_lora(ldm: LatentDiffusion, path: str | Path, scale: float = 1.0) -> None:
-    """Put the LoRAs of a file onto the U-Net and the text transformer, on top of those that are there.
+    """Put the LoRAs of a file on the U-Net and the text transformer. scale: how strongly; 0 is not at all.
 
-    scale: how strongly; 0 is not at all. Raises FileNotFoundError; ValueError for a damaged file and for tensors that
-    have no place, by name; then nothing has changed.
+    Raises FileNotFoundError; ValueError for a damaged file and tensors without a place, and has changed nothing.
     """
     parts: dict[str, dict[str, Tensor]] = {}
     wrong, keys = [], _keys(ldm)

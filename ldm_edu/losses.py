@@ -1,7 +1,4 @@
-"""The losses of diffusion: L_simple, the latent loss, their weights over t, and how t is drawn.
-
-What an autoencoder and a GAN minimise is in `perceptual`.
-"""
+"""The losses of diffusion, their weights over t, and how t is drawn. Adversarial losses are in `perceptual`."""
 from __future__ import annotations
 
 import math
@@ -14,20 +11,16 @@ from .schedule import Schedule
 
 
 def l_simple(model: nn.Module, x0: Tensor, schedule: Schedule, generator: Generator) -> Tensor:
-    """Mean squared error of the noise predicted in x0 (B, ...), noised to a random t each: ().
-
-    Ho et al. 2020, eq. 14.
-    """
+    """L_simple: mean squared error of the noise predicted in x0 (B, ...) at random t. Ho et al. 2020, eq. 14."""
     t = torch.randint(schedule.T, (len(x0),), generator=generator)
     eps = torch.randn(x0.shape, generator=generator)
     return F.mse_loss(model(schedule.add_noise(x0, eps, t), t), eps)
 
 
 def latent_loss(model: nn.Module, z_0: Tensor, context: Tensor, t: Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
-    """|eps - eps_theta(z_t, t, tau(y))|² of each latent, averaged over its numbers: (B,).
+    """|eps - eps_theta(z_t, t, tau(y))|² of each latent, averaged over its numbers: (B,). Rombach et al. 2021, eq. 3.
 
-    z_0: (B, 4, h, w), scaled latents; context: tau(y), (B, N, D); t: (B,); eps: like z_0, standard normal.
-    Rombach et al. 2021, eq. 3.
+    z_0: scaled latents (B, 4, h, w); context: tau(y), (B, N, D); t: (B,); eps: like z_0, standard normal.
     """
     z_t = schedule.add_noise(z_0, eps, t)
     return (model(z_t, t, context) - eps).square().mean((1, 2, 3))
@@ -36,28 +29,21 @@ def latent_loss(model: nn.Module, z_0: Tensor, context: Tensor, t: Tensor, eps: 
 def loss_weights(schedule: Schedule, most: float = 30.0) -> Tensor:
     """Loss weights over t: 1 / alpha_bar, at most `most`, scaled to a mean of 1. (T,)
 
-    An error in eps is an error of 1 / sqrt(alpha_bar) in v, so this is the loss of v-prediction, Salimans & Ho 2022
-    (arXiv:2202.00512), cut off at `most`. Where z_t is nearly all noise, what the prompt says of the layout hardly
-    shows in the unweighted loss.
+    An error in eps is 1 / sqrt(alpha_bar) as large in v: this is the loss of v-prediction (arXiv:2202.00512), cut off.
+    Without it, what a prompt says of the layout hardly shows in the loss, because it is settled at large t.
     """
     weight = (1 / schedule.alpha_bar).clamp(max=most)
     return weight / weight.mean()
 
 
 def stratified(count: int, T: int, generator: Generator) -> Tensor:
-    """Draw `count` timesteps, one from each of as many equal parts of 0 ... T - 1, in random order: (count,).
-
-    Uniform like independent draws, with less variance.
-    """
+    """Draw `count` timesteps, one from each of as many equal parts of 0 ... T - 1, in random order: (count,)."""
     parts = torch.randperm(count, generator=generator)
     t = ((parts + torch.rand(count, generator=generator)) / count * T).long()
     return t.clamp(max=T - 1)    # float32 may round the last one up to T
 
 
 def logit_normal(t: Tensor, T: int, middle: float, spread: float = 0.5) -> Tensor:
-    """Turn uniform timesteps into logit-normal ones around `middle` × T: Esser et al. 2024 (arXiv:2403.03206), eq. 19.
-
-    spread: standard deviation of the logit; 0.5 puts 95 % of t between 0.31 and 0.77 T if `middle` is 0.55.
-    """
+    """Turn uniform timesteps into logit-normal ones around `middle` × T (Esser et al. 2024, 2403.03206, eq. 19)."""
     z = math.log(middle / (1 - middle)) + spread * math.sqrt(2) * torch.erfinv(2 * (t + 0.5) / T - 1)
     return (torch.sigmoid(z) * T).long().clamp(max=T - 1)

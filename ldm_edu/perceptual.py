@@ -1,6 +1,6 @@
-"""LPIPS, the patch discriminator and the adversarial losses: what the autoencoder is trained with.
+"""LPIPS, the patch discriminator and the adversarial losses, on images (B, 3, H, W) in [-1, 1].
 
-Images are (B, 3, H, W) in [-1, 1]. Rombach et al. 2021 (arXiv:2112.10752); Esser et al. 2020 (VQGAN, arXiv:2012.09841).
+Rombach et al. 2021 (arXiv:2112.10752); Esser et al. 2020 (VQGAN, arXiv:2012.09841).
 """
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ FEATURES = DATA / "features" / "model.safetensors"
 
 
 class FeatureNet(nn.Module):
-    """A small VGG of our own: stages of two convolutions, each at half the resolution of the one before.
-
-    Image (B, 3, H, W) in [-1, 1] -> one feature map per stage, (B, C_i, H / 2^i, W / 2^i).
-    """
+    """A small VGG of our own: stages of two convolutions, each at half the resolution of the one before."""
 
     def __init__(self, channels: tuple[int, ...] = (16, 32, 64, 96)):
         super().__init__()
@@ -51,8 +48,7 @@ class FeatureNet(nn.Module):
 class LPIPS(nn.Module):
     """Perceptual distance between images: Zhang et al. 2018 (arXiv:1801.03924), eq. 1.
 
-    net: image -> feature maps, with `channels`; weights: one vector (C_i,) per map. At every pixel the features become a
-    unit vector; squared differences are weighted over channels, averaged over pixels and summed over maps.
+    net: image -> feature maps, with `channels`; weights: one vector (C_i,) per map.
     """
 
     def __init__(self, net: nn.Module, weights: list[Tensor]):
@@ -62,7 +58,7 @@ class LPIPS(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Two batches of images (B, 3, H, W) in [-1, 1] -> distances (B,), 0 for equal images."""
-        check_images("image", torch.cat([x, y]), largest=50)    # a decoder that has just begun overshoots
+        check_images("image", torch.cat([x, y]).nan_to_num(), largest=50)    # a decoder overshoots at first
         maps = zip(self.net(x), self.net(y), self.weights)
         return sum(layer_distance(a, b, w) for a, b, w in maps)
 
@@ -88,10 +84,9 @@ def unit_features(features: Tensor, eps: float = 1e-10) -> Tensor:
 # --- The patch discriminator ----------------------------------------------------------------------------------------
 
 class PatchDiscriminator(nn.Module):
-    """Original or decoded? Image (B, 3, H, W) -> one logit per patch (B, 1, H', W'), high for originals.
+    """PatchGAN (arXiv:1611.07004): image -> one logit per patch (B, 1, H', W'), high for originals.
 
-    PatchGAN, Isola et al. 2017 (arXiv:1611.07004). layers: halvings; with two, the receptive field is 34 pixels a side.
-    Group norm instead of VQGAN's batch norm, because our batches are small.
+    layers: halvings; with two, the receptive field is 34 pixels. Group norm, because our batches are small.
     """
 
     def __init__(self, width: int = 32, layers: int = 2):
@@ -108,10 +103,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of the discriminator: logits above 1 for originals and below -1 for decoded images cost nothing.
-
-    Any shapes -> (). Lim & Ye 2017 (arXiv:1705.02894).
-    """
+    """Hinge loss of the discriminator: logits above 1 for originals and below -1 for fakes cost nothing."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
@@ -121,9 +113,9 @@ def adversarial_loss(fake: Tensor) -> Tensor:
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: nn.Parameter, most: float = 1e4) -> Tensor:
-    """Weight of the adversarial loss that makes its gradient at the decoder's last layer as long as the other's.
+    """Weight of the adversarial loss, 0 ... `most`, that makes both gradients at the decoder's last layer equally long.
 
-    Two scalar losses whose graphs reach `last` -> (), between 0 and `most`, without gradient. VQGAN, eq. 7.
+    VQGAN, eq. 7. Two scalar losses -> (), without gradient.
     """
     lengths = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)]
     return (lengths[0] / (lengths[1] + 1e-4)).clamp(0, most).detach()

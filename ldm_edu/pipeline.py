@@ -1,7 +1,4 @@
-"""All of it together: a prompt becomes a picture, and a folder becomes a model.
-
-The folder is the one that `diffusers.StableDiffusionPipeline` reads and writes: each side opens the other's.
-"""
+"""All of it together: a prompt becomes a picture, and a folder in diffusers' layout becomes a model."""
 from __future__ import annotations
 
 import os
@@ -17,7 +14,7 @@ from .conditioning import MapEncoder, TextEncoder, guided
 from .editing import image_to_image, inpaint
 from .samplers import SAMPLERS, SPACING, EpsFn, Step, start_from
 from .schedule import Schedule, timesteps
-from .support.checks import check_map, check_request, check_size, check_texts, expect
+from .support.checks import check_map, check_request, check_size, check_texts
 from .support.pictures import Picture, to_pictures
 from .unet import UNet
 
@@ -25,9 +22,7 @@ from .unet import UNet
 class LatentDiffusion:
     """Latent diffusion with three conditions: Rombach et al. 2021 (arXiv:2112.10752), figure 3.
 
-    unet: predicts the noise in latents; autoencoder: images <-> latents; text: prompts -> context; schedule: the noise
-    levels of training; image_encoder, map_encoder: pictures and semantic maps -> context, if the model was trained on
-    them; sampler: the default one.
+    image_encoder, map_encoder: of a model that was trained on such conditions; sampler: the default one.
     """
 
     def __init__(self, unet: UNet, autoencoder: Autoencoder, text: TextEncoder, schedule: Schedule,
@@ -39,11 +34,10 @@ class LatentDiffusion:
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, device: str | torch.device | None = None,
                         dtype: torch.dtype = torch.float32) -> LatentDiffusion:
-        """Open a diffusers folder in eval mode, its weights as `dtype` on `device`, by default the CPU.
+        """Open a diffusers folder, or "owner/name" on the hub, with weights as `dtype` on `device` (None: the CPU).
 
-        "owner/name" is looked up on the Hugging Face hub, or in its cache, unless there is such a folder here. Raises
-        FileNotFoundError naming what is missing; ValueError for a pipeline, config, scheduler or tensor that does not
-        fit; MemoryError before anything is loaded. A scheduler that no sampler of ours follows is a warning.
+        Raises FileNotFoundError naming what is missing; ValueError for what we do not implement and what does not fit;
+        MemoryError before anything is loaded.
         """
         return cls(**load_parts(folder, dtype, device or "cpu"))
 
@@ -60,16 +54,15 @@ class LatentDiffusion:
 
     def context(self, prompt: str | list[str] | None = None, image: Picture | list[Picture] | None = None,
                 semantic_map: Tensor | None = None) -> Tensor:
-        """Embed exactly one kind of condition: tau(y), (B, N, D), what the cross-attention reads.
-
-        image: whatever `to_pictures` takes; semantic_map: integers (B, S, S), numbers of classes.
-        """
+        """Embed exactly one kind of condition: tau(y), (B, N, D). semantic_map: numbers of classes (B, S, S)."""
         conditions = {"prompt": prompt, "image": image, "semantic_map": semantic_map}
         given = [name for name, y in conditions.items() if y is not None]
-        expect(len(given) == 1, "condition", " and ".join(given) or "none", f"one of {', '.join(conditions)}")
+        if len(given) != 1:
+            raise ValueError(f"condition: got {' and '.join(given) or 'none'}, expected one of {', '.join(conditions)}")
         name, y = given[0], conditions[given[0]]
         encoder = {"prompt": self.text, "image": self.image_encoder, "semantic_map": self.map_encoder}[name]
-        expect(encoder is not None, name, "one", "a prompt: this model has no encoder for anything else")
+        if encoder is None:
+            raise ValueError(f"{name}: got one, expected a prompt: this model has no encoder for anything else")
         if name == "prompt":
             return encoder(check_texts(name, y))
         weights = next(encoder.parameters())
@@ -80,14 +73,9 @@ class LatentDiffusion:
 
     def predictor(self, prompt: str | list[str] | None = None, guidance_scale: float = 4.0,
                   negative_prompt: str | list[str] = "", **condition) -> tuple[EpsFn, Tensor]:
-        """Make eps(z_t, t) for a sampler from the U-Net and B conditions; return it and their context (B, N, D).
-
-        condition: instead of a prompt, `image` or `semantic_map`, as in `context`. Rest as in `text_to_image`.
-        """
-        negatives = check_texts("negative_prompt", negative_prompt)
-        prompts = prompt if prompt is None else check_texts("prompt", prompt, empty=False)
-        cond = self.context(prompts, **condition)
-        expect(len(negatives) in (1, len(cond)), "negative_prompt", len(negatives), f"1 or as many as prompts, {len(cond)}")
+        """Make eps(z_t, t) for a sampler from B conditions; return it and their context (B, N, D)."""
+        cond = self.context(prompt if prompt is None else check_texts("prompt", prompt, empty=False), **condition)
+        negatives = check_texts("negative_prompt", negative_prompt, prompts=len(cond))
         return guided(self.unet, cond, self.text(negatives), guidance_scale), cond
 
     def text_to_image(self, prompt: str | list[str], steps: int = 30, guidance_scale: float = 4.0, seed: int = 0,
@@ -95,9 +83,9 @@ class LatentDiffusion:
                       sampler: str | None = None) -> Tensor:
         """Draw pictures of B prompts, or of one string: float32 (B, 3, H, W) in [-1, 1].
 
-        guidance_scale: 1 or less is no guidance. seed: one for the batch. size: in pixels, a side or (height, width);
-        None is the size of training. negative_prompt: what guidance leads away from, for all or for each. sampler: one
-        of SAMPLERS, by default the model's own. Raises ValueError naming the argument, what came and what was expected.
+        guidance_scale: 1 or less is no guidance. seed: one for the batch. size: a side or (height, width) in pixels, by
+        default that of training. negative_prompt: what guidance leads away from, for all or for each. Raises ValueError
+        naming the argument, what came and what was expected.
         """
         return self.draw(self.denoise(prompt, steps, guidance_scale, seed, size, negative_prompt, sampler))
 

@@ -1,8 +1,7 @@
 """Samplers: from pure noise to data, one predicted noise at a time.
 
-A sampler knows nothing of the U-Net, the prompt or the guidance, only an `EpsFn` and the levels to visit. It is a
-generator that yields a `Step` and waits, so pictures, progress bars and stopping early are the caller's. The caller may
-also replace `step.x`: the sampler goes on from what it finds there.
+A sampler knows only an `EpsFn` and the levels to visit. It is a generator: pictures, progress bars and stopping early
+are the caller's. The caller may also replace `step.x`; the sampler goes on from what it finds there.
 """
 from __future__ import annotations
 
@@ -14,7 +13,6 @@ import torch
 from torch import Generator, Tensor
 
 from .schedule import Schedule
-from .support.checks import expect
 
 # eps(x_t, t): the noise that a model sees in x_t (B, ...); t is a scalar tensor on the device of x_t.
 EpsFn = Callable[[Tensor, Tensor], Tensor]
@@ -53,11 +51,9 @@ def ddpm(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor, *,
 @torch.no_grad()
 def ddim(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor, *, eta: float = 0.0,
          generator: Generator | None = None) -> Iterator[Step]:
-    """Non-Markovian sampling with few steps. Song et al. 2020, arXiv:2010.02502.
-
-    eta: 0 draws no noise, so that the result is a function of the start; 1 is as random as `ddpm`.
-    """
-    expect(0 <= eta <= 1, "eta", eta, "a number from 0 (deterministic) to 1 (like ddpm)")
+    """Non-Markovian sampling, Song et al. 2020 (arXiv:2010.02502). eta: 0 is deterministic, 1 as random as `ddpm`."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta: got {eta}, expected a number from 0 (deterministic) to 1 (like ddpm)")
     alpha_bars = torch.cat([schedule.alpha_bar[levels], schedule.alpha_bar[:1]])    # SD v1 ends at t = 0, not clean
     for t, alpha_bar, alpha_bar_prev in zip(levels, alpha_bars, alpha_bars[1:]):
         e = eps(x, t.to(x.device))
@@ -75,10 +71,7 @@ def ddim(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor, *, eta: floa
 @torch.no_grad()
 def euler(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor, *,
           generator: Generator | None = None) -> Iterator[Step]:
-    """Euler's method for dy / dsigma = eps, where y = x / sqrt(alpha_bar) is the data plus sigma times noise.
-
-    Karras et al. 2022 (arXiv:2206.00364), algorithm 1 without the correction. Draws nothing.
-    """
+    """Euler's method for dy / dsigma = eps, y = x / sqrt(alpha_bar). Karras et al. 2022, arXiv:2206.00364."""
     alpha_bars = torch.cat([alpha_bar_at(schedule, levels), torch.ones(1)])
     for t, alpha_bar, alpha_bar_next in zip(levels, alpha_bars, alpha_bars[1:]):
         sigma, sigma_next = _sigma(alpha_bar), _sigma(alpha_bar_next)
@@ -93,10 +86,9 @@ def euler(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor, *,
 @torch.no_grad()
 def dpm_solver(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor, *,
                generator: Generator | None = None) -> Iterator[Step]:
-    """DPM-Solver++ (2M): each step uses two predictions of x_0, this one and the one before. Draws nothing.
+    """DPM-Solver++ (2M), Lu et al. 2022 (arXiv:2211.01095), algorithm 2: each step uses two predictions of x_0.
 
-    Lu et al. 2022 (arXiv:2211.01095), algorithm 2. With lambda = -log sigma as the clock, x_0 changes almost linearly,
-    so y = x / sqrt(alpha_bar) moves towards x_0 as extrapolated half a step ahead. First and last step are first order.
+    With lambda = -log sigma as the clock, x_0 is nearly linear, so y moves towards x_0 extrapolated half a step ahead.
     """
     before = sigma_before = None
     alpha_bars = torch.cat([alpha_bar_at(schedule, levels), torch.ones(1)])
@@ -129,7 +121,7 @@ def alpha_bar_at(schedule: Schedule, t: Tensor) -> Tensor:
 def start_from(x_0: Tensor | float, noise: Tensor, schedule: Schedule, levels: Tensor) -> Tensor:
     """Noise data `x_0` to levels[0], where a sampler starts: SDEdit, Meng et al. 2021 (arXiv:2108.01073).
 
-    noise: (B, ...), standard normal. Without levels this is x_0 itself; with x_0 = 0, what `euler` starts from.
+    Without levels this is x_0 itself; with x_0 = 0 it is what `euler` starts from.
     """
     alpha_bar = alpha_bar_at(schedule, levels[0]) if len(levels) else torch.ones(())
     return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise

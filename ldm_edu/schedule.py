@@ -1,7 +1,6 @@
 """The noise schedule: how fast data drowns in noise, and which of the T noise levels a sampler visits.
 
-Symbols as in Ho et al. 2020 (arXiv:2006.11239): beta_t is the variance of the noise that step t adds, and
-alpha_bar_t = prod_{s <= t} (1 - beta_s) is the share of the data's variance that is left after it; t is 0 ... T - 1.
+Ho et al. 2020 (arXiv:2006.11239): alpha_bar_t = prod_{s <= t} (1 - beta_s) is the data's share of the variance at t.
 """
 from __future__ import annotations
 
@@ -12,15 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .support.checks import check_integer, check_timesteps, expect
+from .support.checks import check_timesteps, expect
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """A variance-preserving forward process: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps.
 
-    betas: (T,), each in (0, 1). `t` is always an int or an integer tensor, () or (B,): one noise level for each item.
-    Raises ValueError for betas outside (0, 1) and for t outside 0 ... T - 1.
+    betas: (T,), each in (0, 1). `t` is an int or an integer tensor, () or (B,), from 0 to T - 1.
     """
 
     betas: Tensor
@@ -90,7 +88,8 @@ def timesteps(steps: int, T: int = 1000, spacing: str = "leading", offset: int =
     one step more, without its end (DPM-Solver++). Raises ValueError for anything else, and for steps outside 1 ... T.
     """
     count = steps + (spacing == "half-open")
-    check_integer("steps", count, 1, T)
+    if count not in range(1, T + 1):
+        raise ValueError(f"steps: got {count}, expected an integer from 1 to {T}")
     even = np.linspace(0, T - 1, count)[::-1] if count > 1 else np.array([T - 1.0])
     if spacing == "leading":    # starts below T - 1, where x_T is noisier than its t says (Lin et al. 2023)
         t = np.arange(steps)[::-1] * (T // steps)

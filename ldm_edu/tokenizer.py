@@ -23,9 +23,8 @@ _CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"    # h
 def build_tokenizer(words: Iterable[str], length: int = 32) -> CLIPTokenizer:
     """Build a CLIP tokenizer in which each of `words` is one token; other words fall back to parts.
 
-    The vocabulary is laid out like CLIP's: 256 bytes, 256 bytes that end a word, the merges of byte-pair encoding
-    (Sennrich et al. 2015, arXiv:1508.07909), and the two special tokens; the end token also pads. Case is ignored.
-    length: tokens per prompt, special ones included. Raises ValueError if there are no words.
+    Laid out like CLIP's: 256 bytes, 256 bytes that end a word, the merges of byte-pair encoding (arXiv:1508.07909),
+    start, and end, which also pads. Case is ignored. length: tokens per prompt, start and end included.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
@@ -66,13 +65,11 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: str | os.PathLike) -> None:
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
-    """Token ids (B, N), int64: start, words, end, then padding up to N, on the CPU.
-
-    Raises ValueError for a prompt that is too long, and names what would be cut off.
-    """
+    """Token ids (B, N), int64: start, words, end, padding up to N. Raises ValueError for a prompt that is too long."""
     length, pad = tokenizer.model_max_length, tokenizer.pad_token_id
     rows = tokenizer(list(prompts), verbose=False).input_ids
     for prompt, row in zip(prompts, rows):
-        expect(len(row) <= length, "prompt", f"{len(row)} tokens in {prompt!r}", f"at most {length}, start and end "
-               f"included; {tokenizer.decode(row[length - 1:-1])!r} would be cut off")
+        if len(row) > length:
+            raise ValueError(f"prompt: got {len(row)} tokens in {prompt!r}, expected at most {length}, start and end "
+                             f"included; {tokenizer.decode(row[length - 1:-1])!r} would be cut off")
     return torch.tensor([row + [pad] * (length - len(row)) for row in rows])

@@ -1,7 +1,6 @@
-"""One training loop for every model of the series: a generator; progress bars, logs and pictures are the caller's.
+"""One training loop for every model: a generator, so progress bars, logs and pictures are the caller's.
 
-All randomness of step k comes from a generator seeded with (seed, k), so a run that was killed and resumed sees the same
-batches and the same noise as an unbroken one, and ends in the same weights.
+All randomness of step k comes from a generator seeded with (seed, k): a resumed run ends in an unbroken one's weights.
 """
 from __future__ import annotations
 
@@ -79,9 +78,8 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
           resume: bool = False) -> Iterator[Progress]:
     """Minimise the sum of `loss_fn(model, generator)` with AdamW; yield Progress after every step.
 
-    state: checkpoint file, written every `save_every` steps and at the end; resume: continue from it. Under `torchrun`
-    the batch is what all processes draw together. Raises FileNotFoundError if there is nothing to resume from, and
-    FloatingPointError at the first loss that is not finite; the last good checkpoint stays.
+    state: checkpoint file, written every `save_every` steps and at the end; resume: continue from it. Raises
+    FileNotFoundError if it is not there, and FloatingPointError at the first loss that is not finite.
     """
     rank, size = processes()
     device = next(model.parameters()).device

@@ -1,7 +1,4 @@
-"""The U-Net that predicts the noise in a latent, given the timestep and the context.
-
-Rombach et al. 2021, sections 3.2 and 3.3.
-"""
+"""The U-Net that predicts the noise in a latent, given timestep and context. Rombach et al. 2021, 3.2 and 3.3."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -41,10 +38,7 @@ TINY = UNetConfig(
 
 
 class Level(nn.Module):
-    """One resolution of the U-Net: residual blocks, each followed by attention to the context, or by nothing.
-
-    in_channels: of each residual block in turn; all of them give `channels`.
-    """
+    """One resolution: residual blocks with these in_channels, each followed by attention to the context, or not."""
 
     def __init__(self, config: UNetConfig, in_channels: list[int], channels: int, attention: bool):
         super().__init__()
@@ -107,10 +101,7 @@ class UpBlock(Level):
 
 
 class UNet(nn.Module):
-    """eps_theta(z_t, t, tau(y)): the noise in a noisy latent, given the timestep and the embedded condition.
-
-    The shape is that of Ronneberger et al. 2015 (arXiv:1505.04597).
-    """
+    """eps_theta(z_t, t, tau(y)): the noise in a latent. The shape is that of Ronneberger et al. 2015 (1505.04597)."""
 
     def __init__(self, config: UNetConfig = UNetConfig()):
         super().__init__()
@@ -143,10 +134,7 @@ class UNet(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(channels[0], config.out_channels, 3, padding=1))    # eps starts at 0
 
     def forward(self, x: Tensor, t: Tensor | float, context: Tensor) -> Tensor:
-        """Predict the noise: x (B, 4, h, w), t () or (B,) in 0 ... T - 1, context (B, N, context_dim) -> like x.
-
-        h and w may be any; t may be fractional.
-        """
+        """x (B, 4, h, w), t () or (B,), may be fractional, context (B, N, context_dim) -> the noise, like x."""
         t = torch.as_tensor(t, device=x.device)
         time = self.time_mlp(timestep_embedding(t.expand(len(x)), self.config.channels[0]).to(x.dtype))
         x = self.conv_in(x)                                                               # (B, C, h, w)

@@ -1,8 +1,6 @@
 """One network on disk: config.json and a safetensors file, as diffusers and transformers write and read them.
 
-Our names of tensors and settings differ from theirs where ours read better; short tables say how, in both directions.
-Loading is strict: every tensor has a place and a source, and every setting is one that we implement, or nothing is
-loaded.
+Short tables translate names, both ways. Loading is strict: every tensor has a place and a source, or nothing is loaded.
 """
 from __future__ import annotations
 
@@ -185,8 +183,8 @@ def load_module(layout: Layout, folder: str | Path, dtype: torch.dtype = torch.f
                 device: str | torch.device = "cpu") -> nn.Module:
     """Open a folder, its weights as `dtype` on `device`, whatever they are in the file.
 
-    Raises FileNotFoundError for a folder or file that is not there; ValueError for a damaged file, a setting that we do
-    not implement, and a tensor that is missing, has no place or has another shape, each by name.
+    Raises FileNotFoundError for what is not there; ValueError for a damaged file, a setting that we do not implement,
+    and a tensor that is missing, has no place or has another shape, each by name.
     """
     config = config_from_json(layout, read_config(folder, layout), Path(folder) / "config.json")
     return fill(lambda: layout.model(config), folder, layout, dtype, device)
@@ -229,10 +227,7 @@ def _dropped(name: str) -> bool:
 
 def save_module(module: UNet | Autoencoder | TextTransformer | ImageTransformer, folder: str | Path,
                 dtype: torch.dtype | None = None) -> None:
-    """Write a model's folder for us, diffusers and transformers to open; weights as `dtype`, if given.
-
-    Raises ValueError, having written nothing, for a model with layers that its config does not mention, like a LoRA.
-    """
+    """Write a model's folder, weights as `dtype`. ValueError, and nothing written, for layers such as a LoRA's."""
     layout = next(layout for layout in (UNET, AUTOENCODER, TEXT, IMAGE) if isinstance(module, layout.model))
     plain = skeleton(lambda: layout.model(module.config)).state_dict()
     refuse("module", [f"{name} is not part of a plain {layout.model.__name__}; merge a LoRA first, see merge_lora"

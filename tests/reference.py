@@ -1,4 +1,5 @@
-"""The independent reference: diffusers and transformers models with random weights that hide nothing.
+"""What several tests share. The independent reference: diffusers and transformers models with random weights that hide
+nothing; and pairs of pipelines, theirs and ours, with the same weights.
 
 A freshly initialised model has zero biases, unit norms and silent branches, so most mistakes in a copy of it
 leave the output as it is. Here every parameter is drawn, and the layers that write into a norm are small
@@ -8,13 +9,21 @@ enough for the norm's eps to show.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm_edu import autoencoder, clip, unet
+from ldm_edu.conditioning import TextEncoder
+from ldm_edu.pipeline import LatentDiffusion
+from ldm_edu.schedule import scaled_linear_schedule
+from ldm_edu.tokenizer import build_tokenizer
 from ldm_edu.weights import AUTOENCODER, TEXT, UNET
 
 # One of Stable Diffusion v1's shape, small; and ours.
@@ -92,3 +101,56 @@ def error(found: Tensor, expected: Tensor) -> float:
     """max |found - expected| / rms(expected)."""
     assert found.shape == expected.shape, f"{tuple(found.shape)} against {tuple(expected.shape)}"
     return ((found - expected).abs().max() / expected.square().mean().sqrt()).item()
+
+
+# ---- Pipelines ----
+
+TOLERANCE = 2e-4
+WORDS = "a an the big small red blue house houses boat mouse out youth night on in front of snow , .".split()
+PROMPTS = ["a big red house on the snow, at night", "two small boats."]
+SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+          steps_offset=1)
+
+diffusers.utils.logging.set_verbosity_error()
+diffusers.utils.logging.disable_progress_bar()
+
+
+@cache
+def pair(size: str) -> tuple[StableDiffusionPipeline, LatentDiffusion]:
+    """diffusers' pipeline and ours with the same random weights."""
+    tokenizer = build_tokenizer(WORDS, TEXTS[size].length)
+    text_config = replace(TEXTS[size], vocab_size=len(tokenizer), end_id=len(tokenizer) - 1)
+    unet = perturb(reference_unet(UNETS[size]))
+    vae = perturb(reference_autoencoder(AUTOENCODERS[size]))
+    text = perturb(reference_text(text_config))
+    theirs = assemble(unet=unet, vae=vae, text_encoder=text, tokenizer=tokenizer,
+                      scheduler=DDIMScheduler(**SD, set_alpha_to_one=False))
+    mine = LatentDiffusion(ours(unet, UNETS[size]), ours(vae, AUTOENCODERS[size]),
+                           TextEncoder(tokenizer, ours(text, text_config)), scaled_linear_schedule())
+    return theirs, mine
+
+
+def assemble(**parts) -> StableDiffusionPipeline:
+    theirs = StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    return theirs
+
+
+def open_theirs(folder: Path) -> StableDiffusionPipeline:
+    theirs = StableDiffusionPipeline.from_pretrained(folder)
+    theirs.set_progress_bar_config(disable=True)
+    return theirs
+
+
+def draw_theirs(theirs: StableDiffusionPipeline, prompt: list[str], steps=10, guidance_scale=4.0, seed=5,
+                size=(None, None), output="pt", **options) -> Tensor:
+    """Their picture in our range, or their latents."""
+    images = theirs(prompt, num_inference_steps=steps, guidance_scale=guidance_scale, height=size[0], width=size[1],
+                    generator=torch.Generator().manual_seed(seed), output_type=output, **options).images
+    return 2 * images - 1 if output == "pt" else images
+
+
+def latents(mine: LatentDiffusion, *args, **options) -> Tensor:
+    *_, step = mine.denoise(*args, **options)
+    return step.x

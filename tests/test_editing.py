@@ -13,13 +13,13 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
 )
 from PIL import Image
-from reference import error
-from test_pipeline import PROMPTS, SD, TOLERANCE, pair
+from reference import PROMPTS, SD, TOLERANCE, error, pair
 from torch import Tensor
 
 from ldm_edu import editing, samplers
-from ldm_edu.editing import ddim_invert, first_step, image_to_image
+from ldm_edu.editing import ddim_invert, image_to_image
 from ldm_edu.samplers import SAMPLERS, ddim, last_x
+from ldm_edu.schedule import timesteps
 
 SCHEDULERS = {
     "ddim": lambda: DDIMScheduler(**SD, set_alpha_to_one=False, timestep_spacing="leading"),
@@ -102,12 +102,19 @@ def test_the_picture_itself_equals_diffusers():
     assert found.dtype == torch.float32 and error(found, 2 * expected - 1) < TOLERANCE
 
 
+def _levels(keep):
+    """`begin`, but with another number of the levels of `steps`."""
+    def wrong(ldm, sampler, steps, seed, guidance_scale, strength):
+        return sampler or ldm.sampler, timesteps(steps)[steps - keep(steps, strength):]
+    return lambda patch: patch.setattr(editing, "begin", wrong)
+
+
 MISTAKES = {
-    "noise before the posterior": lambda patch: patch.setattr(editing, "_begun", _noise_first),
-    "start one step late": lambda patch: patch.setattr(editing, "first_step", lambda s, n: first_step(s, n) + 1),
-    "strength rounded, not cut": lambda patch: patch.setattr(editing, "first_step", lambda s, n: n - round(n * s)),
+    "noise before the posterior": lambda patch: patch.setattr(editing, "encode_pictures", _noise_first),
+    "start one step late": _levels(lambda steps, strength: int(steps * strength) - 1),
+    "strength rounded, not cut": _levels(lambda steps, strength: round(steps * strength)),
     "noised one level too far": lambda patch: patch.setattr(
-        editing, "first_x", lambda a, b, c, n, k, x: samplers.first_x(a, b, c, n, k - 1, x)),
+        editing, "start_from", lambda x_0, noise, schedule, t: samplers.start_from(x_0, noise, schedule, t + 100)),
 }
 
 
@@ -135,7 +142,7 @@ def test_inversion_equals_diffusers():
     def eps(x: Tensor, t: Tensor) -> Tensor:
         return (1 + t / 1000) * (x - x.flip(1) / 2).tanh()
 
-    for step, t in zip(ddim_invert(eps, x, mine.schedule, 9), scheduler.timesteps, strict=True):
+    for step, t in zip(ddim_invert(eps, x, mine.schedule, timesteps(9)), scheduler.timesteps, strict=True):
         x = scheduler.step(eps(x, t), t, x).prev_sample
         found.append(error(step.x, x))
         assert step.t == t
@@ -152,8 +159,8 @@ def test_inversion_leads_back_and_more_steps_lead_back_better():
         return x.tanh()
 
     def lost(steps: int) -> float:
-        noise = last_x(ddim_invert(eps, x_0, mine.schedule, steps))
-        return (last_x(ddim(eps, noise, mine.schedule, steps)) - x_0).square().mean().sqrt().item()
+        noise = last_x(ddim_invert(eps, x_0, mine.schedule, timesteps(steps)))
+        return (last_x(ddim(eps, noise, mine.schedule, timesteps(steps))) - x_0).square().mean().sqrt().item()
 
     errors = [lost(steps) for steps in (10, 40, 160)]
     assert errors[2] < 0.02 and errors[0] > 2 * errors[1] > 4 * errors[2]
@@ -198,7 +205,7 @@ def test_noising_back_has_the_variance_of_its_level():
     _, mine = pair("tiny")
     x = drawn(200_000)
     for k in (0, 5):
-        back = editing.renoised(x, "ddim", mine.schedule, 10, k, torch.Generator().manual_seed(1))
+        back = editing.renoised(x, mine.schedule, *timesteps(10)[k:k + 2], torch.Generator().manual_seed(1))
         here, there = (mine.schedule.alpha_bar[t] for t in ((901, 801) if k == 0 else (401, 301)))
         assert back.var().item() == pytest.approx(1, abs=0.02)
         assert (back * x).mean().item() == pytest.approx((here / there).sqrt().item(), abs=0.01)
@@ -207,35 +214,6 @@ def test_noising_back_has_the_variance_of_its_level():
 def test_the_methods_are_the_functions():
     _, mine = pair("tiny")
     assert type(mine).image_to_image is image_to_image and type(mine).inpaint is editing.inpaint
-
-
-@pytest.mark.parametrize("task, options, message", [
-    ("image_to_image", dict(strength=-0.1), "strength: got -0.1, expected a number from 0"),
-    ("image_to_image", dict(strength=1.1), "strength: got 1.1"),
-    ("image_to_image", dict(strength=float("nan")), "strength: got nan"),
-    ("image_to_image", dict(strength="half"), "strength: got 'half'"),
-    ("image_to_image", dict(strength=True), "strength: got True"),
-    ("image_to_image", dict(sampler="eular"), "sampler: got 'eular', expected one of ddpm, ddim, euler, dpm_solver"),
-    ("image_to_image", dict(seed=1.5), "seed: got 1.5, expected an integer"),
-    ("image_to_image", dict(steps=0), "steps: got 0"),
-    ("image_to_image", dict(prompt=""), "prompt: got ''"),
-    ("image_to_image", dict(guidance=float("inf")), "guidance: got inf"),
-    ("image_to_image", dict(image=TWO), "image: got 2 pictures, expected 1 or as many as prompts, 1"),
-    ("image_to_image", dict(image=IMAGE[..., :60]), "image: got 64 x 60 pixels, expected multiples of 8"),
-    ("inpaint", dict(mask=torch.zeros(64, 64)), "mask: got only 0"),
-    ("inpaint", dict(mask=torch.ones(32, 32)), "mask: got 32 x 32 pixels"),
-    ("inpaint", dict(mask=torch.ones(3, 64, 64)), "mask: got 3 masks, expected 1 or as many as prompts, 1"),
-    ("inpaint", dict(rounds=0), "rounds: got 0, expected a positive integer"),
-    ("inpaint", dict(rounds=1.5), "rounds: got 1.5"),
-], ids=str)
-def test_bad_arguments_are_named_before_any_step(monkeypatch, task, options, message):
-    _, mine = pair("tiny")
-    monkeypatch.setattr(mine, "unet", SimpleNamespace(config=mine.unet.config))    # which cannot be called
-    given = dict(prompt="a house", image=IMAGE, mask=MASK) | options
-    if task == "image_to_image":
-        given.pop("mask")
-    with pytest.raises(ValueError, match=message):
-        getattr(mine, task)(**given)
 
 
 def test_an_all_white_mask_paints_everything(monkeypatch):

@@ -5,13 +5,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
-from reference import error
-from test_pipeline import PROMPTS, latents, pair
+from reference import PROMPTS, error, latents, pair
 from torch import Tensor, nn
 
 from ldm_edu.blocks import Attention
-from ldm_edu.lora import LoRA, add_lora, load_lora, merge_lora, remove_lora, save_lora, train_lora
+from ldm_edu.lora import LoRA, add_lora, load_lora, merge_lora, remove_lora, save_lora
 from ldm_edu.pipeline import LatentDiffusion
+from ldm_edu.recipes.train_lora import train_lora
 from ldm_edu.support.files import read_tensors, write_tensors
 from ldm_edu.training import TrainConfig
 
@@ -104,7 +104,7 @@ def test_a_file_brings_back_the_same_pictures(ldm, tmp_path):
 
 
 def test_a_model_with_a_lora_is_not_saved_before_it_is_merged(ldm, tmp_path):
-    with pytest.raises(ValueError, match=r"a plain UNet has not .*to_q.A.*; merge a LoRA first, see merge_lora"):
+    with pytest.raises(ValueError, match=r"to_q.A is not part of a plain UNet; merge a LoRA first, see merge_lora"):
         given_lora(ldm).save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -192,9 +192,9 @@ def test_it_learns_a_picture_and_nothing_else_changes(ldm):
 
 # ---- Refused ----
 
-@pytest.mark.parametrize("rank", [0, -1, 1.5, True])
+@pytest.mark.parametrize("rank", [0, -1, 1.5])
 def test_bad_ranks_are_named(rank):
-    with pytest.raises(ValueError, match=f"rank: got {rank}, expected a positive integer"):
+    with pytest.raises(ValueError, match=f"rank: got {rank}, expected an integer from 1 to 4096"):
         add_lora(Attention(8, 2), rank)
 
 

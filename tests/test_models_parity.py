@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from ldm_edu import blocks, unet
 from ldm_edu.autoencoder import Autoencoder, AutoencoderConfig, PixelAttention
-from ldm_edu.blocks import Attention, Downsample, FeedForward, ResBlock, SpatialTransformer
-from ldm_edu.clip import QuickGELU, TextConfig, TextTransformer
-from ldm_edu.unet import UNet, UNetConfig
+from ldm_edu.blocks import Attention, Downsample, FeedForward, QuickGELU, ResBlock, SpatialTransformer
+from ldm_edu.clip import TextTransformer
+from ldm_edu.unet import UNet
 
 TEXT_TOLERANCE, UNET_TOLERANCE, AUTOENCODER_TOLERANCE = 2e-5, 5e-5, 5e-5
 
@@ -273,59 +273,3 @@ def test_text_mistake_shows(mistake, monkeypatch):
     model = ours(case.reference, case.config)
     TEXT_MISTAKES[mistake](model, monkeypatch)
     assert text_error(model, case) > TEXT_TOLERANCE
-
-
-# ---- Bad input ----
-
-@pytest.mark.parametrize("x, t, context, message", [
-    ((4, 8, 8), 3, (1, 16, 48), r"x has shape \(4, 8, 8\), expected \(batch, 4, height, width\)"),
-    ((1, 3, 8, 8), 3, (1, 16, 48), r"x has shape \(1, 3, 8, 8\)"),
-    ((2, 4, 8, 8), [1, 2, 3], (2, 16, 48), r"t has shape \(3,\), expected a number or \(2,\)"),
-    ((2, 4, 8, 8), 3, (2, 16, 128), r"context has shape \(2, 16, 128\), expected \(2, tokens, 48\)"),
-    ((2, 4, 8, 8), 3, (1, 16, 48), r"context has shape \(1, 16, 48\), expected \(2, tokens, 48\)"),
-])
-def test_unet_refuses(x, t, context, message):
-    with pytest.raises(ValueError, match=message):
-        UNet(UNETS["sd"])(draw(*x), torch.tensor(t), draw(*context))
-
-
-@pytest.mark.parametrize("method, shape, message", [
-    ("encode", (1, 3, 60, 64), "image size 60 × 64: both sides must be multiples of 8"),
-    ("encode", (1, 1, 64, 64), r"image has shape \(1, 1, 64, 64\), expected \(batch, 3, height, width\)"),
-    ("to_latent", (3, 64, 64), r"image has shape \(3, 64, 64\)"),
-    ("decode", (1, 3, 8, 8), r"latent has shape \(1, 3, 8, 8\), expected \(batch, 4, height, width\)"),
-    ("from_latent", (4, 8, 8), r"latent has shape \(4, 8, 8\)"),
-])
-def test_autoencoder_refuses(method, shape, message):
-    with pytest.raises(ValueError, match=message):
-        getattr(Autoencoder(AUTOENCODERS["sd"]), method)(draw(*shape))
-
-
-@pytest.mark.parametrize("ids, message", [
-    (torch.zeros(1, 78, dtype=torch.long), r"\(1, 78\), expected \(batch, at most 77 tokens\)"),
-    (torch.zeros(77, dtype=torch.long), r"\(77,\), expected"),
-    (torch.full((1, 5), 600), r"600…600, expected 0…599"),
-    (torch.tensor([[-1, 2]]), r"-1…2, expected 0…599"),
-])
-def test_text_transformer_refuses(ids, message):
-    with pytest.raises(ValueError, match=message):
-        TextTransformer(TEXTS["sd"])(ids)
-
-
-@pytest.mark.parametrize("make, message", [
-    (lambda: UNetConfig(channels=(48, 64), attention=(True, True)), "must be multiples of groups=32"),
-    (lambda: UNetConfig(channels=(32, 64), attention=(True, True), heads=3), "must be multiples of heads=3"),
-    (lambda: UNetConfig(channels=(32, 64)), "must have one entry for each of channels"),
-    (lambda: AutoencoderConfig(channels=(12, 32), groups=8), r"\(12, 32\) must be multiples of groups=8"),
-    (lambda: TextConfig(dim=100), "dim=100 must be a multiple of heads=12"),
-])
-def test_sizes_that_do_not_fit_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-@pytest.mark.parametrize("images", [torch.full((1, 3, 16, 16), 255.0), torch.full((1, 3, 16, 16), torch.nan)])
-def test_autoencoder_refuses_pixels_out_of_range(images):
-    model = Autoencoder(AutoencoderConfig(channels=(8, 16), layers=1, groups=4))
-    with pytest.raises(ValueError, match=r"image holds values up to (255|nan), expected pixels in \[-1, 1\]"):
-        model.to_latent(images)

@@ -14,86 +14,38 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
+import huggingface_hub
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DDPMScheduler
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from reference import (
-    AUTOENCODERS,
-    TEXTS,
+    PROMPTS,
+    SD,
+    TOLERANCE,
     UNETS,
+    WORDS,
+    assemble,
+    draw_theirs,
     error,
-    ours,
-    perturb,
-    reference_autoencoder,
-    reference_text,
-    reference_unet,
+    latents,
+    open_theirs,
+    pair,
 )
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from ldm_edu import checkpoint as folders
-from ldm_edu import pipeline, samplers
+from ldm_edu import checkpoint, conditioning, pipeline, samplers
 from ldm_edu.checkpoint import schedule_from_config, schedule_to_config
 from ldm_edu.clip import TextConfig, TextTransformer
 from ldm_edu.conditioning import TextEncoder, guided
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.schedule import Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule
-from ldm_edu.tokenizer import build_tokenizer, save_tokenizer
+from ldm_edu.support import hub
+from ldm_edu.tokenizer import build_tokenizer, save_tokenizer, tokenize
 
 TINY_WORLDS = Path(__file__).parent.parent / "data" / "tiny-worlds"
-TOLERANCE = 2e-4
-WORDS = "a an the big small red blue house houses boat mouse out youth night on in front of snow , .".split()
-PROMPTS = ["a big red house on the snow, at night", "two small boats."]
-SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-          steps_offset=1)
-
-diffusers.utils.logging.set_verbosity_error()
-diffusers.utils.logging.disable_progress_bar()
-
-
-@cache
-def pair(size: str) -> tuple[StableDiffusionPipeline, LatentDiffusion]:
-    """diffusers' pipeline and ours with the same random weights."""
-    tokenizer = build_tokenizer(WORDS, TEXTS[size].length)
-    text_config = replace(TEXTS[size], vocab_size=len(tokenizer), end_id=len(tokenizer) - 1)
-    unet = perturb(reference_unet(UNETS[size]))
-    vae = perturb(reference_autoencoder(AUTOENCODERS[size]))
-    text = perturb(reference_text(text_config))
-    theirs = assemble(unet=unet, vae=vae, text_encoder=text, tokenizer=tokenizer,
-                      scheduler=DDIMScheduler(**SD, set_alpha_to_one=False))
-    mine = LatentDiffusion(ours(unet, UNETS[size]), ours(vae, AUTOENCODERS[size]),
-                           TextEncoder(tokenizer, ours(text, text_config)), scaled_linear_schedule())
-    return theirs, mine
-
-
-def assemble(**parts) -> StableDiffusionPipeline:
-    theirs = StableDiffusionPipeline(
-        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    theirs.set_progress_bar_config(disable=True)
-    return theirs
-
-
-def open_theirs(folder: Path) -> StableDiffusionPipeline:
-    theirs = StableDiffusionPipeline.from_pretrained(folder)
-    theirs.set_progress_bar_config(disable=True)
-    return theirs
-
-
-def draw_theirs(theirs: StableDiffusionPipeline, prompt: list[str], steps=10, guidance=4.0, seed=5,
-                size=(None, None), output="pt", **options) -> Tensor:
-    """Their picture in our range, or their latents."""
-    images = theirs(prompt, num_inference_steps=steps, guidance_scale=guidance, height=size[0], width=size[1],
-                    generator=torch.Generator().manual_seed(seed), output_type=output, **options).images
-    return 2 * images - 1 if output == "pt" else images
-
-
-def latents(mine: LatentDiffusion, *args, **options) -> Tensor:
-    *_, step = mine.denoise(*args, **options)
-    return step.x
-
-
 @cache
 def expected_picture(size: str) -> Tensor:
     return draw_theirs(pair(size)[0], PROMPTS, size=(64, 64))
@@ -103,14 +55,14 @@ def expected_picture(size: str) -> Tensor:
 
 @pytest.mark.parametrize("size", UNETS)
 def test_guided_ddim_equals_diffusers(size):
-    found = pair(size)[1].text_to_image(PROMPTS, steps=10, guidance=4.0, seed=5, size=64)
+    found = pair(size)[1].text_to_image(PROMPTS, steps=10, guidance_scale=4.0, seed=5, size=64)
     assert found.dtype == torch.float32 and -1 <= found.min() and found.max() <= 1 and found.std() > 0.1
     assert error(found, expected_picture(size)) < TOLERANCE
 
 
 @pytest.mark.parametrize("ours, theirs", [
-    (dict(guidance=1.0), dict(guidance=1.0)),
-    (dict(guidance=0.3), dict(guidance=0.3)),    # below 1 there is none either
+    (dict(guidance_scale=1.0), dict(guidance_scale=1.0)),
+    (dict(guidance_scale=0.3), dict(guidance_scale=0.3)),    # below 1 there is none either
     (dict(size=None), dict()),
     (dict(size=(48, 80)), dict(size=(48, 80))),
     (dict(size=40), dict(size=(40, 40))),        # odd latents
@@ -120,7 +72,7 @@ def test_guided_ddim_equals_diffusers(size):
 ], ids=lambda options: "-".join(options))
 def test_every_option_equals_diffusers(ours, theirs):
     pipe, mine = pair("tiny")
-    found = latents(mine, PROMPTS, **dict(steps=4, guidance=4.0, seed=5) | ours)
+    found = latents(mine, PROMPTS, **dict(steps=4, guidance_scale=4.0, seed=5) | ours)
     assert error(found, draw_theirs(pipe, PROMPTS, steps=4, output="latent", **theirs)) < TOLERANCE
 
 
@@ -128,7 +80,7 @@ def test_ddpm_equals_diffusers():
     theirs, mine = pair("tiny")
     parts = {name: getattr(theirs, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
     theirs = assemble(**parts, scheduler=DDPMScheduler(**SD, timestep_spacing="leading"))
-    found = latents(mine, PROMPTS, steps=7, guidance=4.0, seed=5, sampler="ddpm")
+    found = latents(mine, PROMPTS, steps=7, guidance_scale=4.0, seed=5, sampler="ddpm")
     assert error(found, draw_theirs(theirs, PROMPTS, steps=7, output="latent")) < TOLERANCE
 
 
@@ -138,11 +90,11 @@ def test_euler_and_dpm_solver_equal_diffusers(sampler):
     theirs, mine = pair("tiny")
     parts = {name: getattr(theirs, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
     config = {name: value for name, value in SD.items() if name != "clip_sample"}
-    theirs = assemble(**parts, scheduler=getattr(diffusers, folders.SCHEDULERS[sampler])(**config))
+    theirs = assemble(**parts, scheduler=getattr(diffusers, checkpoint.SCHEDULERS[sampler])(**config))
     expected = draw_theirs(theirs, PROMPTS, steps=7, output="latent")
     if sampler == "euler":    # whose last level is sigma = 0, where x / sqrt(alpha_bar) is x
         assert theirs.scheduler.sigmas[-1] == 0
-    assert error(latents(mine, PROMPTS, steps=7, guidance=4.0, seed=5, sampler=sampler), expected) < TOLERANCE
+    assert error(latents(mine, PROMPTS, steps=7, guidance_scale=4.0, seed=5, sampler=sampler), expected) < TOLERANCE
 
 
 def test_the_empty_prompt_has_a_context_and_no_picture():
@@ -164,15 +116,21 @@ def padded_with_0(ids: Tensor) -> Tensor:
     return ids.masked_fill((ids == ids.max()).cumsum(dim=1) > 1, 0)
 
 
+def clean_at_0(schedule: Schedule) -> Schedule:
+    schedule = Schedule(schedule.betas)
+    schedule.alpha_bar[0] = 1
+    return schedule
+
+
 MISTAKES = {
     "guidance towards the negative prompt": lambda patch, mine: patch.setattr(
         pipeline, "guided", lambda unet, c, u, scale: guided(unet, u.expand_as(c), c, scale)),
     "guidance's w for its scale": lambda patch, mine: patch.setattr(
         pipeline, "guided", lambda unet, c, u, scale: guided(unet, c, u, scale + 1)),
     "offset forgotten": lambda patch, mine: patch.setitem(
-        samplers.SAMPLERS, "ddim", lambda *args, **options: samplers.ddim(*args, offset=0, **options)),
-    "last alpha_bar = 1": lambda patch, mine: patch.setattr(
-        samplers, "_levels", lambda *args, levels=samplers._levels: levels(*args[:-1], torch.ones(1))),
+        samplers.SAMPLERS, "ddim", lambda eps, x, schedule, levels, **options:
+        samplers.ddim(eps, x, schedule, levels - 1, **options)),
+    "last alpha_bar = 1": lambda patch, mine: patch.setattr(mine, "schedule", clean_at_0(mine.schedule)),
     "linear schedule": lambda patch, mine: patch.setattr(
         mine, "schedule", linear_schedule(1000, 0.00085, 0.012)),
     "scale factor forgotten": lambda patch, mine: patch.setattr(
@@ -180,7 +138,7 @@ MISTAKES = {
     "scale factor of SDXL": lambda patch, mine: patch.setattr(
         mine.autoencoder, "config", replace(mine.autoencoder.config, scale=0.13025)),
     "padding with another token": lambda patch, mine: patch.setattr(
-        mine.text, "tokenize", lambda prompts, right=mine.text.tokenize: padded_with_0(right(prompts))),
+        conditioning, "tokenize", lambda tokenizer, prompts: padded_with_0(tokenize(tokenizer, prompts))),
     "another sampler": lambda patch, mine: patch.setitem(samplers.SAMPLERS, "ddim", samplers.ddpm),
 }
 
@@ -189,7 +147,7 @@ MISTAKES = {
 def test_the_comparison_sees(mistake, monkeypatch):
     _, mine = pair("tiny")
     MISTAKES[mistake](monkeypatch, mine)
-    found = mine.text_to_image(PROMPTS, steps=10, guidance=4.0, seed=5)
+    found = mine.text_to_image(PROMPTS, steps=10, guidance_scale=4.0, seed=5)
     assert error(found, expected_picture("tiny")) > 10 * TOLERANCE
 
 
@@ -212,7 +170,7 @@ def test_we_open_what_diffusers_saves(tmp_path):
     theirs.save_pretrained(tmp_path)
     mine = LatentDiffusion.from_pretrained(str(tmp_path), device="cpu")
     assert not mine.unet.training and not mine.text.training
-    found = mine.text_to_image(PROMPTS, steps=10, guidance=4.0, seed=5)
+    found = mine.text_to_image(PROMPTS, steps=10, guidance_scale=4.0, seed=5)
     assert error(found, expected_picture("tiny")) < TOLERANCE
 
 
@@ -249,7 +207,7 @@ def test_a_killed_save_loses_nothing(killed_at, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if killed_at == "weights":
-            patch.setattr(folders, "save_tokenizer", dying_save)
+            patch.setattr(checkpoint, "save_tokenizer", dying_save)
         else:
             patch.setattr(os, "replace", dying_move)
         mine.save_pretrained(folder)
@@ -264,10 +222,10 @@ def test_the_shipped_checkpoint_draws_the_same_in_diffusers(capsys, sampler):
         pytest.skip(f"{TINY_WORLDS} is not there: python -m ldm_edu.recipes ldm makes it")
     prompts = ["a big red house on the left, at night, on the snow", "a small yellow boat at sunset"]
     mine = LatentDiffusion.from_pretrained(TINY_WORLDS)
-    found = mine.text_to_image(prompts, steps=30, guidance=4.0, seed=0, sampler=sampler)
+    found = mine.text_to_image(prompts, steps=30, guidance_scale=4.0, seed=0, sampler=sampler)
     theirs = open_theirs(TINY_WORLDS)
-    theirs.scheduler = getattr(diffusers, folders.SCHEDULERS[sampler]).from_config(theirs.scheduler.config)
-    expected = draw_theirs(theirs, prompts, steps=30, guidance=4.0, seed=0)
+    theirs.scheduler = getattr(diffusers, checkpoint.SCHEDULERS[sampler]).from_config(theirs.scheduler.config)
+    expected = draw_theirs(theirs, prompts, steps=30, guidance_scale=4.0, seed=0)
     pixels, expected_pixels = ((255 * (images / 2 + 0.5)).round() for images in (found, expected))
     difference = (found - expected).abs().max().item() / 2
     with capsys.disabled():
@@ -327,45 +285,12 @@ def test_a_scheduler_of_another_length_than_its_betas_is_named():
         schedule_from_config(config)
 
 
-# ---- Bad arguments ----
-
-@pytest.mark.parametrize("options, message", [
-    (dict(prompt=""), "prompt: got '', expected words; the empty prompt is the unconditional one"),
-    (dict(prompt=["a house", " "]), "prompt: got "),
-    (dict(prompt=[]), r"prompt: got \[\], expected a string or a list of strings"),
-    (dict(prompt=7), "prompt: got 7"),
-    (dict(prompt="a big house " * 12), "prompt: got 38 tokens, expected at most 32, start and end included; "
-                                       "'a big house a big house' would be cut from"),
-    (dict(negative_prompt=["a", "the"]), "negative_prompt: got 2, expected 1 or as many as conditions, 1"),
-    (dict(negative_prompt=None), "negative_prompt: got None"),
-    (dict(steps=0), "steps: got 0, expected an integer from 1 to 1000"),
-    (dict(steps=1001), "steps: got 1001"),
-    (dict(guidance=float("nan")), "guidance: got nan, expected a finite number"),
-    (dict(guidance=float("inf")), "guidance: got inf"),
-    (dict(guidance="4"), "guidance: got '4'"),
-    (dict(seed=1.5), "seed: got 1.5, expected an integer"),
-    (dict(seed=True), "seed: got True"),
-    (dict(seed=-1), "seed: got -1"),
-    (dict(size=60), "size: got 60, expected a side or .height, width. in pixels, multiples of 8"),
-    (dict(size=(64, 65)), r"size: got \(64, 65\)"),
-    (dict(size=(64, 64, 3)), "size: got "),
-    (dict(size=0), "size: got 0"),
-    (dict(size=64.0), "size: got 64.0"),
-    (dict(sampler="eular"), "sampler: got 'eular', expected one of ddpm, ddim"),
-], ids=str)
-def test_bad_arguments_are_named_before_any_work(options, message, monkeypatch):
-    _, mine = pair("tiny")
-    monkeypatch.setattr(mine, "unet", SimpleNamespace(config=mine.unet.config))    # which cannot be called
-    with pytest.raises(ValueError, match=message):
-        mine.denoise(**dict(prompt="a house") | options)
-
-
 @pytest.mark.parametrize("folder", ["nowhere", "./nowhere", "data/nowhere", Path("some/where"), "/no/folder"])
 def test_a_folder_that_is_not_there_is_named_without_asking_the_hub(folder, monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(folders, "snapshot_download", lambda *args, **options: pytest.fail("asked the hub"))
-    expected = f"folder: {Path(folder)} does not exist; expected in it: model_index.json, unet/config.json"
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **options: pytest.fail("asked the hub"))
+    expected = f"folder: {Path(folder)} does not exist; expected in it: model_index.json, tokenizer/"
     with pytest.raises(FileNotFoundError, match=expected):
         LatentDiffusion.from_pretrained(folder)
 
@@ -373,7 +298,7 @@ def test_a_folder_that_is_not_there_is_named_without_asking_the_hub(folder, monk
 def test_a_hub_name_is_asked_for_there_and_offline_says_so(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="folder: 'no-one/nothing' is no folder here, and the Hugg"):
+    with pytest.raises(FileNotFoundError, match="'no-one/nothing' is not a folder here, .* not be downloaded"):
         LatentDiffusion.from_pretrained("no-one/nothing")
 
 
@@ -386,7 +311,7 @@ def test_a_hub_download_is_opened(monkeypatch, tmp_path):
         asked.append((name, "unet/diffusion_pytorch_model.safetensors" in allow_patterns))
         return str(tmp_path / "snapshot")
 
-    monkeypatch.setattr(folders, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     LatentDiffusion.from_pretrained("some-one/model")
     assert asked == [("some-one/model", True)]
 
@@ -402,7 +327,7 @@ def test_of_a_model_in_half_precision_alone_those_files_are_downloaded(monkeypat
             name for name in names if (path := Path(folder, name)).is_file()
             and not any(path.relative_to(tmp_path / "hub").match(pattern) for pattern in allow_patterns)])
 
-    monkeypatch.setattr(folders, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.chdir(tmp_path)
     assert LatentDiffusion.from_pretrained("some-one/model").text_to_image("a house", steps=1).shape == (1, 3, 64, 64)
 
@@ -413,11 +338,11 @@ def test_the_hub_s_answers_are_put_in_plain_words(monkeypatch, tmp_path):
     def answer(error: Exception):
         def download(name, allow_patterns):
             raise error
-        monkeypatch.setattr(folders, "snapshot_download", download)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
 
     answer(RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None)))
-    with pytest.raises(FileNotFoundError, match="'some-one/modle' is no folder here, and .* no model of that name that "
-                                                "is open to you: is it spelled right"):
+    with pytest.raises(FileNotFoundError, match="'some-one/modle' is not a folder here, and .* no model of that name. Is "
+                                                "it spelled correctly"):
         LatentDiffusion.from_pretrained("some-one/modle")
     answer(LocalEntryNotFoundError("no connection"))
     with pytest.raises(FileNotFoundError, match="With a network, `hf download some-one/model` fetches it"):
@@ -432,8 +357,8 @@ def test_the_hub_s_cache_serves_without_a_network(monkeypatch, tmp_path):
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs/main").write_text("abc")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(folders, "snapshot_download", partial(
-        folders.snapshot_download, cache_dir=tmp_path / "cache", local_files_only=True))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", partial(
+        huggingface_hub.snapshot_download, cache_dir=tmp_path / "cache", local_files_only=True))
     found, expected = (LatentDiffusion.from_pretrained(name) for name in ("some-one/model", snapshot))
     assert error(latents(found, PROMPTS, steps=2), latents(expected, PROMPTS, steps=2)) == 0
 
@@ -464,16 +389,16 @@ def test_what_we_refuse_is_named(tmp_path, monkeypatch):
     config = json.loads((broken / "unet/config.json").read_text())
     for change in (dict(use_linear_projection=True), dict(attention_head_dim=[5, 10, 20, 20])):
         (broken / "unet/config.json").write_text(json.dumps(config | change))
-        with pytest.raises(ValueError, match="broken holds Stable Diffusion 2 .*expected version 1"):
+        with pytest.raises(ValueError, match="broken with Stable Diffusion 2 .*expected version 1"):
             LatentDiffusion.from_pretrained(broken)
     (broken / "unet/config.json").write_text(json.dumps(config))
     weights = broken / "vae/diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(FileNotFoundError, match="vae lacks diffusion_pytorch_model.safetensors; .*_model.bin is a "
-                                                "pickle, which may run any code and is not read. Open"):
+                                                "pickle, which can run any code .* not read. If you"):
         LatentDiffusion.from_pretrained(broken)
-    monkeypatch.setattr(folders, "free_memory", lambda device: 2**20)
-    monkeypatch.setattr(folders, "load_unet", lambda *args: pytest.fail("allocated"))
+    monkeypatch.setattr(hub, "free_memory", lambda device: 2**20)
+    monkeypatch.setattr(checkpoint, "load_unet", lambda *args: pytest.fail("allocated"))
     with pytest.raises(MemoryError, match="good needs 0.0 GiB as torch.float32, and 0.0 GiB are free on cpu; in float"):
         LatentDiffusion.from_pretrained(tmp_path / "good")
 
@@ -486,7 +411,7 @@ def test_loading_needs_hardly_more_memory_than_the_weights(tmp_path):
     code = f"""
 import torch
 from pathlib import Path
-from ldm_edu import files
+from ldm_edu.support import files
 files.CHUNK = 2**25
 def most(): return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 torch.ones(10).half()
@@ -503,14 +428,14 @@ print(most() - before)
 def test_the_sampler_of_a_folder_is_the_model_s_own(sampler, tmp_path):
     """Ours both ways; diffusers' class of it, too."""
     _, mine = pair("tiny")
-    theirs = getattr(diffusers, folders.SCHEDULERS[sampler])
-    scheduler = theirs.from_config(folders.schedule_to_config(mine.schedule, sampler))
+    theirs = getattr(diffusers, checkpoint.SCHEDULERS[sampler])
+    scheduler = theirs.from_config(checkpoint.schedule_to_config(mine.schedule, sampler))
     scheduler.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "scheduler_config.json").read_text())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert folders.sampler_from_config(config) == sampler
-        assert folders.sampler_from_config(dict(_class_name=folders.SCHEDULERS[sampler])) == sampler
+        assert checkpoint.sampler_from_config(config) == sampler
+        assert checkpoint.sampler_from_config(dict(_class_name=checkpoint.SCHEDULERS[sampler])) == sampler
     mine = LatentDiffusion(mine.unet, mine.autoencoder, mine.text, mine.schedule, sampler=sampler)
     mine.save_pretrained(tmp_path / "model")
     found = LatentDiffusion.from_pretrained(tmp_path / "model")
@@ -529,7 +454,7 @@ def test_the_sampler_of_a_folder_is_the_model_s_own(sampler, tmp_path):
 ])
 def test_a_scheduler_that_none_of_our_samplers_follows_is_a_warning(config, message):
     with pytest.warns(UserWarning, match=message):
-        assert folders.sampler_from_config(config) in samplers.SAMPLERS
+        assert checkpoint.sampler_from_config(config) in samplers.SAMPLERS
 
 
 def test_broken_folders_are_named(tmp_path):
@@ -546,7 +471,7 @@ def test_broken_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="model_index.json is not JSON"):
         LatentDiffusion.from_pretrained(broken("model_index.json", lambda path: path.write_text("{")))
     sdxl = json.dumps({"_class_name": "StableDiffusionXLPipeline"})
-    with pytest.raises(ValueError, match="holds a StableDiffusionXLPipeline, expected a StableDiffusionP"):
+    with pytest.raises(ValueError, match="with a StableDiffusionXLPipeline, expected a StableDiffusionP"):
         LatentDiffusion.from_pretrained(broken("model_index.json", lambda path: path.write_text(sdxl)))
     name = "unet/diffusion_pytorch_model.safetensors"
     with pytest.raises(ValueError, match="unet/diffusion_pytorch_model.safetensors is damaged or cut short"):
@@ -595,10 +520,9 @@ def test_ids_are_those_that_diffusers_makes():
     prompts = [*PROMPTS, "", "the zebra"]
     expected = theirs.tokenizer(prompts, padding="max_length", max_length=theirs.tokenizer.model_max_length,
                                 truncation=True, return_tensors="pt").input_ids
-    assert torch.equal(mine.text.tokenize(prompts), expected)
-    assert mine.text.tokenize([]).shape == (0, 77)
+    assert torch.equal(tokenize(mine.text.tokenizer, prompts), expected)
     full = "a " * 75
-    assert mine.text.tokenize([full])[0, -2:].tolist() == theirs.tokenizer(full).input_ids[-2:]
+    assert tokenize(mine.text.tokenizer, [full])[0, -2:].tolist() == theirs.tokenizer(full).input_ids[-2:]
 
 
 def test_the_text_encoder_trains():
@@ -610,19 +534,13 @@ def test_the_text_encoder_trains():
 
 
 @pytest.mark.parametrize("change, message", [
-    (dict(vocab_size=100), "tokenizer: got 5.. tokens, expected at most 100"),
-    (dict(length=77), "tokenizer: got model_max_length 32, expected 77"),
+    (dict(vocab_size=100), "tokenizer: got 5.. tokens, .* expected at most 100"),
+    (dict(length=77), "tokenizer: .* model_max_length 32, expected at most 1000 and exactly 77"),
 ])
 def test_a_tokenizer_must_fit_its_transformer(change, message):
     config = replace(TextConfig(vocab_size=1000, dim=16, layers=1, heads=2, mlp_dim=32, length=32), **change)
     with pytest.raises(ValueError, match=message):
         TextEncoder(build_tokenizer(WORDS), TextTransformer(config))
-
-
-@pytest.mark.parametrize("prompts", ["a house", ["a", 7], None])
-def test_prompts_must_be_a_list_of_strings(prompts):
-    with pytest.raises(ValueError, match="prompts: got .* expected a list of strings"):
-        pair("tiny")[1].text.tokenize(prompts)
 
 
 def test_no_words_no_tokenizer():
@@ -647,15 +565,3 @@ def test_guidance_by_hand():
     assert guided(spy_unet, cond, uncond, 1.0)(x, torch.tensor(7))[:, 0, 0, 0].tolist() == [3, 5]
     assert guided(spy_unet, cond)(x, torch.tensor(7))[:, 0, 0, 0].tolist() == [3, 5]
     assert spy_unet.batches == [4, 2, 2]
-
-
-@pytest.mark.parametrize("scale, uncond, message", [
-    (float("nan"), torch.zeros(1, 5, 6), "scale: got nan, expected a finite number"),
-    (float("-inf"), torch.zeros(1, 5, 6), "scale: got -inf"),
-    (2.0, None, r"uncond: got None, expected \(2, 5, 6\) like cond, or a batch of 1"),
-    (2.0, torch.zeros(3, 5, 6), r"uncond: got \(3, 5, 6\)"),
-    (2.0, torch.zeros(1, 5, 7), r"uncond: got \(1, 5, 7\)"),
-])
-def test_bad_guidance_is_named(scale, uncond, message):
-    with pytest.raises(ValueError, match=message):
-        guided(spy_unet, torch.zeros(2, 5, 6), uncond, scale)

@@ -7,9 +7,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ldm_edu.recipes import runner as recipes
-from ldm_edu.recipes.profile import Profile
-from ldm_edu.recipes.runner import PROFILES, run, state_folder
 from ldm_edu.support.arithmetic import arithmetic
 from ldm_edu.support.files import read_tensors
 from ldm_edu.training import TrainConfig, ema_update, learning_rate, train
@@ -99,18 +96,6 @@ def test_the_fused_kernel_of_attention_is_left_out_on_cpus_alone(precision, devi
     assert torch.backends.cuda.flash_sdp_enabled()
 
 
-def test_steps_and_precision_of_the_command_line_take_the_place_of_the_profiles(monkeypatch):
-    began = []
-    monkeypatch.setattr(recipes, "run", lambda *arguments: began.append(arguments))
-    recipes.main(["ldm", "--steps", "3", "--precision", "bfloat16", "--out", "somewhere"])
-    recipes.main(["ldm", "--out", "somewhere"])
-    shipped = PROFILES["ldm"]["cpu"]
-    assert began[0][1] == replace(shipped, train=replace(shipped.train, steps=3, precision="bfloat16"))
-    assert began[1][1] == shipped
-    with pytest.raises(SystemExit):
-        recipes.main(["ldm", "--precision", "float8"])
-
-
 def one_of_two(rank, folder, breaks):
     """A process of two that train together; a fresh interpreter, so what it needs is passed."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
@@ -168,8 +153,6 @@ def test_nothing_to_resume_from(tmp_path):
     model, loss_fn = tiny_problem()
     with pytest.raises(FileNotFoundError, match="state.safetensors"):
         list(train(model, loss_fn, CONFIG, tmp_path / "state.safetensors", resume=True))
-    with pytest.raises(FileNotFoundError, match="--resume"):
-        run("vae", PROFILES["vae"]["cpu"], tmp_path / "out", resume=True)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"ema": 1.0}, {"precision": "float16"}])
@@ -195,133 +178,3 @@ def test_ema_of_a_constant_and_of_a_ramp():
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert average.weight.item() == pytest.approx(expected, rel=1e-5)
-
-
-SMALL = Profile(TrainConfig(3, save_every=2), batch=2, scenes=6)
-
-
-@pytest.mark.parametrize("name", ["oracle", "features", "vae"])
-def test_a_recipe_from_start_to_checkpoint(name, tmp_path):
-    """Three steps, killed after the checkpoint at two and resumed: the same log and weights as in one go."""
-    run(name, SMALL, tmp_path / "one")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "train", killed_after_two)
-        with pytest.raises(KeyboardInterrupt):
-            run(name, SMALL, tmp_path / "two")
-    run(name, SMALL, tmp_path / "two", resume=True)
-    for out in ("one", "two"):
-        folder = state_folder(tmp_path / out, name)
-        assert (folder / "loss.png").exists()
-        assert [line.split(",")[0] for line in (folder / "log.csv").read_text().split()] == ["step", "1", "2", "3"]
-    logs = [(state_folder(tmp_path / out, name) / "log.csv").read_text() for out in ("one", "two")]
-    assert logs[0] == logs[1]
-    weights = [sorted((tmp_path / out).rglob("*.safetensors")) for out in ("one", "two")]
-    for a, b in zip(*weights):
-        x, y = read_tensors(a), read_tensors(b)
-        assert all(torch.equal(x[k], y[k]) for k in x)
-
-
-def test_a_killed_run_of_the_unet_ends_as_an_unbroken_one(tmp_path):
-    """Its weights lie with their channels last; bit for bit, as for the recipes above."""
-    run("clip", SMALL, tmp_path / "clip")
-    for out in (tmp_path / "one", tmp_path / "two"):
-        run("vae", SMALL, out)
-    run("ldm", SMALL, tmp_path / "one")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "train", killed_after_two)
-        with pytest.raises(KeyboardInterrupt):
-            run("ldm", SMALL, tmp_path / "two")
-    run("ldm", SMALL, tmp_path / "two", resume=True)
-    one, two = (read_tensors(state_folder(tmp_path / out, "ldm") / "state.safetensors") for out in ("one", "two"))
-    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
-def killed_after_two(*arguments):
-    for progress in train(*arguments):
-        yield progress
-        if progress.step == 2:
-            raise KeyboardInterrupt
-
-
-def test_a_finished_run_can_be_saved_again(tmp_path):
-    run("vae", SMALL, tmp_path / "model")
-    path = tmp_path / "model/vae/diffusion_pytorch_model.safetensors"
-    before = path.read_bytes()
-    path.unlink()
-    run("vae", SMALL, tmp_path / "model", resume=True)
-    assert path.read_bytes() == before
-
-
-def test_ldm_recipe_makes_a_folder_that_opens(tmp_path):
-    """All three conditions; CLIP's image transformer arrives unchanged, its text transformer has learned on; a warm
-    start begins where the saved one ended."""
-    from ldm_edu.pipeline import LatentDiffusion
-
-    run("clip", SMALL, tmp_path / "clip")
-    run("vae", SMALL, tmp_path / "model")
-    run("decoder", SMALL, tmp_path / "model")
-    run("ldm", replace(SMALL, train=TrainConfig(6)), tmp_path / "model")
-    path = tmp_path / "model/unet/diffusion_pytorch_model.safetensors"
-    others = [tmp_path / "model" / part / "model.safetensors" for part in ("map_encoder", "text_encoder")]
-    before, others_before = read_tensors(path), [read_tensors(other) for other in others]
-    run("ldm", replace(SMALL, train=TrainConfig(1, lr=1e-12)), tmp_path / "model", warm=True)
-    assert all(torch.equal(before[key], value) for key, value in read_tensors(path).items())
-    for other, expected in zip(others, others_before):
-        assert all(torch.equal(expected[key], value) for key, value in read_tensors(other).items())
-    clip = read_tensors(tmp_path / "clip/model.safetensors")
-    for part, unchanged in (("text_encoder", False), ("image_encoder", True)):
-        tensors = read_tensors(tmp_path / "model" / part / "model.safetensors")
-        assert tensors and all(torch.equal(clip[key], value) for key, value in tensors.items()) == unchanged
-    ldm = LatentDiffusion.from_pretrained(tmp_path / "model")
-    for pictures in (ldm.text_to_image("a red boat", steps=2), ldm.variations(torch.zeros(1, 3, 64, 64), steps=2),
-                     ldm.map_to_image(torch.zeros(1, 64, 64, dtype=torch.long), steps=2)):
-        assert pictures.shape == (1, 3, 64, 64) and pictures.isfinite().all()
-
-
-def test_decoder_recipe_leaves_the_latents_alone(tmp_path):
-    run("vae", SMALL, tmp_path / "model")
-    before = read_tensors(tmp_path / "model/vae/diffusion_pytorch_model.safetensors")
-    run("decoder", SMALL, tmp_path / "model")
-    after = read_tensors(tmp_path / "model/vae/diffusion_pytorch_model.safetensors")
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"decoder", "post_quant_conv"}
-
-
-@pytest.mark.parametrize("name", ["oracle", "segmenter", "features", "vae", "clip"])
-def test_a_warm_start_begins_where_the_saved_model_ended(name, tmp_path):
-    """One step at a vanishing rate must give back what it started from; a cold start cannot."""
-    still = replace(SMALL, train=TrainConfig(1, lr=1e-12, seed=1))
-    run(name, SMALL, tmp_path / "model")
-    path, = (tmp_path / "model").rglob("*.safetensors")
-    before = read_tensors(path)
-    run(name, still, tmp_path / "model", warm=True)
-    after = read_tensors(path)
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    run(name, still, tmp_path / "model")
-    cold = read_tensors(path)
-    assert not all(torch.equal(before[key], cold[key]) for key in before)
-
-
-def test_a_warm_autoencoder_is_held_to_its_latents_also_when_resumed(tmp_path):
-    out = tmp_path / "model"
-    run("vae", SMALL, out)
-    log = state_folder(out, "vae") / "log.csv"
-    assert "anchor" not in log.read_text()
-    kept = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
-    run("vae", SMALL, out, warm=True)
-    unbroken = log.read_text().splitlines()
-    assert unbroken[0].endswith(",anchor") and float(unbroken[-1].split(",")[-1]) > 0
-    for path, data in kept.items():    # as if it had been killed before the end
-        path.write_bytes(data)
-    run("vae", replace(SMALL, train=replace(SMALL.train, steps=SMALL.train.steps + 1)), out, resume=True)
-    assert log.read_text().splitlines()[0] == unbroken[0]
-
-
-def test_a_warm_start_needs_a_model(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        run("ldm", SMALL, tmp_path / "nothing", warm=True)
-
-
-def test_unknown_recipe(tmp_path):
-    with pytest.raises(ValueError, match="expected one of oracle, segmenter, features, vae"):
-        run("gan", SMALL, tmp_path)

@@ -323,7 +323,7 @@ def test_an_interrupted_write_leaves_the_last_good_file(folder, monkeypatch):
         part.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ldm_edu.files.save_file", killed)
+    monkeypatch.setattr("ldm_edu.support.files.save_file", killed)
     with pytest.raises(KeyboardInterrupt):
         save_module(TEXT.model(TEXTS["sd"]), folder)
     assert path.read_bytes() == before

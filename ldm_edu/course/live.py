@@ -1,13 +1,10 @@
-"""`%load_ext ldm_edu.course.live`: edit a function or class of the package in a notebook, and everything obeys.
+"""`%load_ext ldm_edu.course.live`: edit a function or class of the package in a notebook, and the package obeys.
 
-A cell's top-level `def` or `class` whose name is public in `ldm_edu` makes no second object: it is executed
-in the module it belongs to, and the package's own object takes over what it says. Whoever holds that object
-(another module, a registry, a subclass, a model built before) uses the edit from then on; the cell's name is
-bound to it too. A definition equal to the package's, comments and layout aside, changes and prints nothing,
-or undoes an edit. One that raises changes nothing. Restarting the kernel restores the package.
-
-Names mean what they mean in the module; what it lacks is looked up in the notebook, so an edit can print or
-fill a list of yours. Constants are not live: the package has read them already.
+A cell's top-level `def` or `class` with a public name of the package (see sync.py) is executed in the module it belongs
+to, and the package's own object takes over what it says: other modules, registries, subclasses and models built before
+use the edit from then on. A definition equal to the package's, comments and layout aside, changes nothing, or undoes an
+edit; so does restarting the kernel. Names are looked up in the module, then in the notebook, so an edit can fill a list
+of yours. Constants are not live: the package has read them already.
 """
 from __future__ import annotations
 
@@ -17,13 +14,14 @@ import gc
 import importlib
 import sys
 from collections import ChainMap
-from pathlib import Path
 from types import CellType, FunctionType, GetSetDescriptorType, MemberDescriptorType
 
-_package: dict[str, tuple[str, ast.stmt]] = {}  # public name -> its module, its definition
-_cells: list[ast.stmt] = []                     # definitions of such names in the cells run so far
+from .sync import Definition, package
+
+_package: dict[str, Definition] = {}    # the functions and classes that an edit can replace
+_cells: list[ast.stmt] = []             # definitions of such names in the cells run so far
 _edited: set[str] = set()
-_outside = ChainMap(vars(builtins))             # where edits look after their module: Python, the notebook
+_outside = ChainMap(vars(builtins))     # where edits look after their module: Python, then the notebook
 
 
 class _Divert(ast.NodeTransformer):
@@ -42,9 +40,9 @@ _divert = _Divert()
 
 
 def define(number: int):
-    """Makes definition `number` of the cells take effect; the package's object, for the cell to bind."""
+    """Let definition `number` of the cells take effect; return the package's object, for the cell to bind."""
     node = _cells[number]
-    home, original = _package[node.name]
+    home, original = _package[node.name].module, _original(node.name)
     if ast.dump(node) != ast.dump(original):
         _put(home, node, filename=sys._getframe(1).f_code.co_filename)
         _edited.add(node.name)
@@ -56,8 +54,13 @@ def define(number: int):
     return getattr(importlib.import_module(home), node.name)
 
 
-def _put(home: str, node: ast.stmt, filename: str | None = None):
-    """Executes `node` in the module `home` and hands the result to the object of that name there."""
+def _original(name: str) -> ast.stmt:
+    node, = ast.parse(_package[name].source).body
+    return ast.increment_lineno(node, _package[name].start)    # the lines that an error names
+
+
+def _put(home: str, node: ast.stmt, filename: str | None = None) -> None:
+    """Execute `node` in the module `home` and hand the result to the object of that name there."""
     module = importlib.import_module(home)
     code = compile(ast.Module([node], type_ignores=[]), filename or module.__file__, "exec")
     pythons = module.__builtins__
@@ -77,12 +80,12 @@ def _put(home: str, node: ast.stmt, filename: str | None = None):
         raise TypeError(f"{node.name}: got a {kinds[0]}, expected a {kinds[1]} as in {home}")
     for module in [module for name, module in sys.modules.items() if name.startswith("ldm_edu.")]:
         for value in list(vars(module).values()):
-            getattr(value, "cache_clear", lambda: None)()  # a cache may hold what the old definition said
+            getattr(value, "cache_clear", lambda: None)()  # a cache may hold results of the old definition
 
 
-def _forward(old: FunctionType, new):
-    """Makes `old` call `new`, whatever decorators either of them wears."""
-    closure = "".join(f"{name}, " for name in old.__code__.co_freevars)  # for life: the new code must name it
+def _forward(old: FunctionType, new) -> None:
+    """Make `old` call `new`, whatever decorators either of them has."""
+    closure = "".join(f"{name}, " for name in old.__code__.co_freevars)  # fixed: the new code must have the same ones
     exec(f"def make({closure}):\n"
          f"  def {old.__name__}(*args, _new, **kwargs):\n"
          f"    return _new(*args, **kwargs)\n"
@@ -93,8 +96,8 @@ def _forward(old: FunctionType, new):
     old.__wrapped__, old.__doc__ = new, new.__doc__  # for help() and signatures
 
 
-def _refill(old: type, new: type):
-    """Gives the class `old` the bases and attributes of `new`: instances and subclasses of `old` follow."""
+def _refill(old: type, new: type) -> None:
+    """Give the class `old` the bases and attributes of `new`: instances and subclasses of `old` follow."""
     if old.__bases__ != new.__bases__:
         old.__bases__ = new.__bases__
     for holder in gc.get_referrers(new):
@@ -109,22 +112,16 @@ def _refill(old: type, new: type):
             setattr(old, name, value)
 
 
-def load_ipython_extension(ip):
+def load_ipython_extension(ip) -> None:
     """`%load_ext ldm_edu.course.live`"""
-    homes = {}
-    root = Path(__file__).parents[1]
-    for path in root.rglob("[!_]*.py"):
-        home = ".".join(path.relative_to(root.parent).with_suffix("").parts)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                homes.setdefault(node.name, []).append((home, node))
-    _package.update({name: home for name, (home, *others) in homes.items() if not others})
+    _package.update({name: definition for name, definition in package().items() if not definition.constant})
     _outside.maps[1:] = [ip.user_ns]
     ip.ast_transformers.append(_divert)
 
 
-def unload_ipython_extension(ip):
-    """`%unload_ext ldm_edu.course.live`: the package is as it was."""
+def unload_ipython_extension(ip) -> None:
+    """`%unload_ext ldm_edu.course.live`: restore the package."""
     ip.ast_transformers.remove(_divert)
     while _edited:
-        _put(*_package[_edited.pop()])
+        name = _edited.pop()
+        _put(_package[name].module, _original(name))

@@ -1,22 +1,18 @@
-"""The figures of the README: `python -m ldm_edu.course.readme_figures data/tiny-worlds`."""
+"""The figures of the README: `python -m ldm_edu.course.readme_figures data/tiny-worlds` to data/samples."""
 from __future__ import annotations
 
-import argparse
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
-from torch import Tensor
 
+from .. import DATA
 from ..pipeline import LatentDiffusion
 from ..studies.autoencoder_losses import load_study, rebuild
+from ..support.commands import command_line, parse
 from ..tiny_worlds.datasets import Example, TinyWorlds
-from .viz import grid, show_map, to_pil
+from .viz import contact_sheet, grid, picture_table
 
 GALLERY = (  # the README's prompts: every sky on every ground, and some weather
     "a big red house on the left and a small orange cat, by day, on the grass",
@@ -37,35 +33,8 @@ GALLERY = (  # the README's prompts: every sky on every ground, and some weather
     "a big orange tree and a small red snowman, by night, in the rain, on the grass")
 
 
-def contact_sheet(images: Sequence[Tensor], columns: int = 8, scale: int = 2, gap: int = 2) -> Image.Image:
-    """Pictures (3, H, W) side by side on white, without text."""
-    tiles = [np.asarray(to_pil(image, scale)) for image in images]
-    height, width = tiles[0].shape[:2]
-    rows = -(-len(tiles) // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for i, tile in enumerate(tiles):
-        y, x = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[y:y + height, x:x + width] = tile
-    return Image.fromarray(sheet)
-
-
-def picture_table(rows: dict[str, Sequence[Tensor]], titles: Sequence[str]) -> Figure:
-    """Named rows of pictures (3, H, W) or semantic maps (H, W), with a title above each column."""
-    figure, axes = plt.subplots(len(rows), len(titles), figsize=(1.75 * len(titles), 1.75 * len(rows)), dpi=80,
-                                layout="constrained", squeeze=False)
-    for line, (name, pictures) in zip(axes, rows.items()):
-        for axis, picture in zip(line, pictures):
-            show_map(picture, axis) if picture.ndim == 2 else axis.imshow(to_pil(picture, 3))
-            axis.set(xticks=[], yticks=[])
-        line[0].axis("on")
-        line[0].set_ylabel(name, fontsize=10)
-    for axis, title in zip(axes[0], titles):
-        axis.set_title(textwrap.fill(title, 27), fontsize=7)
-    return figure
-
-
 def draw_conditions(ldm: LatentDiffusion, examples: Sequence[Example]) -> Figure:
-    """Three ways to ask for a scene, and what is drawn: one column an example, which must have a semantic map."""
+    """Draw from a caption, a picture and a semantic map: one column per example, each with a semantic map."""
     images, maps = (torch.stack([getattr(e, name) for e in examples]) for name in ("image", "semantic_map"))
     texts = [e.text for e in examples]
     return picture_table({"a scene": images, "told its caption": ldm.text_to_image(texts),
@@ -74,7 +43,7 @@ def draw_conditions(ldm: LatentDiffusion, examples: Sequence[Example]) -> Figure
 
 
 def draw_edits(ldm: LatentDiffusion, examples: Sequence[Example], prompts: Sequence[str]) -> Figure:
-    """Scenes repainted as a prompt each says; and with their middle cut out and a mushroom painted into it."""
+    """Repaint each scene as its prompt says, and paint a mushroom into a hole in its middle."""
     images, mask = torch.stack([e.image for e in examples]), torch.zeros(1, 1, 64, 64)
     mask[..., 16:56, 16:48] = 1
     mushroom = ["a big red mushroom in the middle"] * len(images)
@@ -84,27 +53,28 @@ def draw_edits(ldm: LatentDiffusion, examples: Sequence[Example], prompts: Seque
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: the README's figures."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_edu.viz", description=__doc__)
+    """Run the command line."""
+    parser = command_line("ldm_edu.course.readme_figures", __doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("data/samples"))
-    args = parser.parse_args(arguments)
+    parser.add_argument("--out", type=Path, default=DATA / "samples")
+    args = parse(parser, arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     ldm = LatentDiffusion.from_pretrained(args.checkpoint)
-    pictures = ldm.text_to_image(list(GALLERY), seed=0)
-    grid(pictures, GALLERY, columns=4, size=2.2).savefig(args.out / "gallery.png")
     world = TinyWorlds("validation", 48)
-    if ldm.image_encoder is not None and ldm.map_encoder is not None:
-        draw_conditions(ldm, [world[i] for i in range(6)]).savefig(args.out / "conditions.png")
-    draw_edits(ldm, [world[i] for i in range(6)], GALLERY[6:12]).savefig(args.out / "edits.png")
-    contact_sheet([world[i].image for i in range(48)], columns=12).save(args.out / "world.png", optimize=True)
+    examples = [world[i] for i in range(48)]
+    grid(ldm.text_to_image(list(GALLERY)), GALLERY, columns=4, size=2.2).savefig(args.out / "gallery.png")
+    draw_conditions(ldm, examples[:6]).savefig(args.out / "conditions.png")
+    draw_edits(ldm, examples[:6], GALLERY[6:12]).savefig(args.out / "edits.png")
+    images = torch.stack([e.image for e in examples])
+    originals = images[:12]
     with torch.no_grad():
-        originals = torch.stack([world[i].image for i in range(12)])
         rebuilt = ldm.decode(ldm.autoencoder.to_latent(originals))
-    contact_sheet([*originals, *rebuilt], columns=12).save(args.out / "reconstructions.png", optimize=True)
     rows = [originals, *(rebuild(autoencoder, originals) for autoencoder in load_study()[0].values())]
-    crops = [image[:, 22:54, 4:60] for row in rows for image in row[:6]]
-    contact_sheet(crops, columns=6, scale=3).save(args.out / "losses.png", optimize=True)
+    crops = torch.cat([row[:6, :, 22:54, 4:60] for row in rows])
+    for name, sheet in (("world", contact_sheet(images, columns=12)),
+                        ("reconstructions", contact_sheet([*originals, *rebuilt], columns=12)),
+                        ("losses", contact_sheet(crops, columns=6, scale=3))):
+        sheet.save(args.out / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Runs notebooks and stores their outputs, clean: `python -m ldm_edu.course.refresh notebooks/00_tour.ipynb ...`
+"""Runs notebooks and stores their outputs: `python -m ldm_edu.course.refresh notebooks/00_tour.ipynb ...`
 
-Each runs in a fresh kernel in its own folder. Widgets, which a stored notebook cannot show, time stamps and
-other metadata that changes from run to run are left out. A notebook with a cell that raises, writes to stderr
-or shows a widget without the tag nbval-ignore-output keeps what it has. With --out the results go to that
-folder instead, and each notebook's first picture lies beside it.
+Each runs in a fresh kernel in its own folder. Widgets and metadata that change from run to run are left out. A notebook
+with a cell that raises, writes to stderr or shows a widget without the tag nbval-ignore-output keeps what it has. With
+--out the results go to that folder instead, each notebook's first picture beside it.
 """
 import argparse
 import base64
@@ -25,19 +24,16 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 
 
 def execute(path: Path, timeout: int = 300):
-    """The notebook at `path` with the outputs of a fresh run. Raises as nbclient does if a cell fails."""
+    """Run the notebook at `path` and return it with its outputs. timeout: seconds per cell. Raises as nbclient does."""
     notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
     NotebookClient(notebook, kernel_name="python3", timeout=timeout, coalesce_streams=True,
                    record_timing=False, store_widget_state=False, extra_arguments=["--log-level=ERROR"],
                    resources={"metadata": {"path": str(path.parent)}}).execute()
     return notebook
 
 
-def clean(notebook):
-    """Removes, in place, what cannot or need not be stored. Raises ValueError for what must not be there."""
+def clean(notebook) -> None:
+    """Remove, in place, what is not stored. Raises ValueError for stderr and for a widget without its tag."""
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
     for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
         ignored = "nbval-ignore-output" in cell.metadata.get("tags", [])
@@ -53,7 +49,7 @@ def clean(notebook):
 
 
 def first_picture(notebook) -> tuple[str, bytes] | None:
-    """Suffix and bytes of the first PNG or JPEG among the outputs."""
+    """Find suffix and bytes of the first PNG or JPEG among the outputs."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             for mime, suffix in (("image/png", ".png"), ("image/jpeg", ".jpg")):
@@ -63,8 +59,8 @@ def first_picture(notebook) -> tuple[str, bytes] | None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the number of notebooks that failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the command line and return the number of notebooks that failed."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_edu.course.refresh", description=__doc__)
     parser.add_argument("notebooks", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, help="leave the notebooks as they are and write to this folder")
     options = parser.parse_args(arguments)
@@ -79,7 +75,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{path}: {error}", file=sys.stderr)
             failed += 1
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
         save(notebook, target)
         print(f"{target}: {time.time() - start:.0f} s, {target.stat().st_size / 1e3:.0f} kB")
         if options.out and (picture := first_picture(notebook)):

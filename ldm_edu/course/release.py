@@ -1,8 +1,7 @@
-"""Writes the student edition, without the solutions: `python -m ldm_edu.course.release --out out/release notebooks/01_*.ipynb`.
+"""Writes the student edition: `python -m ldm_edu.course.release --out out/release notebooks/01_*.ipynb`
 
 The folder is a course of nbgrader: its settings, and each chapter as the assignment of its number. Of every exercise
-the stub and the check are left, with nbgrader's metadata; outputs are removed, as students run the cells themselves.
-README.md, "For instructors", says how to grade what comes back.
+only the stub and the check are left, and no outputs. README.md, "For instructors", says how to grade what comes back.
 """
 import argparse
 import re
@@ -20,12 +19,12 @@ os.environ["LDM_EDU_STRICT"] = "1"    # an exercise that was not attempted earns
 c = get_config()
 c.CourseDirectory.course_id = "ldm_edu"
 c.ClearSolutions.enabled = False      # there are none left, and it would empty the stubs
-c.Execute.timeout = 300               # seconds a cell, trainings included
+c.Execute.timeout = 300               # seconds per cell, trainings included
 '''
 
 
-def release(notebook):
-    """Removes, in place, cells tagged `solution`, and every output. Raises ValueError if a solution would be left."""
+def release(notebook) -> None:
+    """Remove, in place, cells tagged `solution` and all outputs. Raises ValueError if a solution would be left."""
     notebook.cells = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -34,8 +33,9 @@ def release(notebook):
                 raise ValueError(f"{found[0]!r} is in a cell without the tag solution")
 
 
-def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; nothing is written if a notebook would show a solution."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_edu.course.release", description=__doc__)
     parser.add_argument("notebooks", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
@@ -46,11 +46,10 @@ def main(arguments: list[str] | None = None):
     for path, notebook in released.items():
         try:
             release(notebook)
-        except ValueError as error:    # before anything is written
+        except ValueError as error:
             parser.error(f"{path}: {error}")
     for path, notebook in released.items():
         target = options.out / "source" / path.name[:2] / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
         save(notebook, target)
         print(target)
     config = options.out / "nbgrader_config.py"

@@ -1,33 +1,33 @@
 """Copies the package's definitions into the notebooks that show them: `python -m ldm_edu.course.sync`, or `make sync`.
 
-The package is the single source of truth and the name is the marker. A top-level function or class in a
-notebook whose name is public in `ldm_edu` must equal the package's source character for character, decorators
-and trailing comments included; so must a top-level assignment to one of the package's constants. Step-by-step
-variants bear other names (`ddim_naive`). A name that two modules define (`main`, `TINY`) marks nothing.
+The name is the marker: a top-level function, class or constant in a notebook whose name is public in `ldm_edu` must
+equal the package's source character for character. Step-by-step variants have other names (`ddim_naive`). Names that
+two modules define (`main`, `TINY`) and names of this room mark nothing.
 """
 import ast
-import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import nbformat
+from ..support.files import replacing
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]    # of the repository
 
 
 class Definition(NamedTuple):
     name: str
     constant: bool
-    start: int   # its lines in the text it stands in, counted from 0; stop is the one after the last
-    stop: int
-    source: str  # those lines
+    start: int   # its first line in the text it stands in, counted from 0
+    stop: int    # the one after its last
+    source: str
     module: str = ""
 
 
 def definitions(source: str, module: str = "") -> Iterator[Definition]:
-    """Public definitions at the top level of `source`, two for `A, B = 1, 2`. Raises SyntaxError."""
+    """Find public definitions at the top level of `source`, two in `A, B = 1, 2`."""
     for node in ast.parse(python(source)).body:
         constant = isinstance(node, ast.Assign | ast.AnnAssign)
         if constant:
@@ -45,44 +45,38 @@ def definitions(source: str, module: str = "") -> Iterator[Definition]:
 
 
 def python(source: str) -> str:
-    """A cell's source, line for line, with `pass` for its magics; nothing of a cell in another language."""
-    try:
-        ast.parse(source)
-        return source
-    except SyntaxError:
-        plain = re.sub(r"^([ \t]*)([%!].*|.*\?)$", r"\1pass", source, flags=re.MULTILINE)
-        try:
-            ast.parse(plain)
-        except SyntaxError:
-            if not source.startswith("%%"):
-                raise
-            return ""
-        return plain
+    """Replace the magics in a cell's source by `pass`, line for line; a cell that is no Python becomes empty."""
+    for text in (source, re.sub(r"^([ \t]*)([%!].*|.*\?)$", r"\1pass", source, flags=re.MULTILINE)):
+        with suppress(SyntaxError):
+            ast.parse(text)
+            return text
+    return ""
 
 
+@cache
 def package(folder: Path = ROOT / "ldm_edu") -> dict[str, Definition]:
-    """Every public definition of the package that one module alone makes, by name."""
-    found = {}
+    """Find, by name, every public definition that one module alone makes, in every room but `course`."""
+    found: dict[str, list[Definition]] = {}
     for path in sorted(folder.rglob("[!_]*.py")):
-        module = path.relative_to(folder).with_suffix("").as_posix()
-        if module.startswith(("course/exercises", "course/sync", "course/re", "course/badges")):    # our tools
-            continue
-        for definition in definitions(path.read_text(encoding="utf-8"), module):
-            found.setdefault(definition.name, []).append(definition)
+        _, *rooms, file = path.relative_to(folder.parent).parts
+        if "course" not in rooms:
+            module = ".".join([folder.name, *rooms, file.removesuffix(".py")])
+            for definition in definitions(path.read_text(encoding="utf-8"), module):
+                found.setdefault(definition.name, []).append(definition)
     return {name: same[-1] for name, same in found.items() if len({d.module for d in same}) == 1}
 
 
 def shown(notebook, known: dict[str, Definition]) -> Iterator[tuple[int, Definition]]:
-    """(code cell, counted from 0 as nbval does; definition) for what the notebook shows of the package."""
+    """Find what a notebook shows of the package: (code cell, counted from 0 as nbval does; definition)."""
     for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
         for definition in definitions(cell.source):
             original = known.get(definition.name)
-            if original and (original.constant or not definition.constant):
+            if original and (original.constant or not definition.constant):    # halve = 3 is a variable
                 yield number, definition
 
 
 def sync(notebook, known: dict[str, Definition]) -> list[tuple[int, str]]:
-    """Rewrites, in place, the definitions that differ from the package's; (cell number, name) of each."""
+    """Rewrite, in place, the definitions that differ from the package's; return (cell number, name) of each."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     stale = [(n, d) for n, d in shown(notebook, known) if d.source != known[d.name].source]
     statements = {(number, d.start, d.stop): known[d.name].source for number, d in stale}
@@ -93,20 +87,24 @@ def sync(notebook, known: dict[str, Definition]) -> list[tuple[int, str]]:
     return [(number, definition.name) for number, definition in stale]
 
 
-def save(notebook, path: Path):
-    """Writes as JupyterLab does, to a temporary name first: a killed run leaves the last good notebook."""
-    partial = path.with_name(f".{path.name}.part")
-    nbformat.write(notebook, partial)
-    os.replace(partial, path)
+def save(notebook, path: Path) -> None:
+    """Write a notebook as JupyterLab does, whole or not at all."""
+    import nbformat  # not before: live.py uses this module in every kernel, and nbformat takes a second
+
+    with replacing(path) as part:
+        nbformat.write(notebook, part)
 
 
-def main():
+def main() -> None:
+    """Sync every notebook and print what has changed."""
+    import nbformat
+
     known = package()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         changed = sync(notebook, known)
         for number, name in changed:
-            print(f"{path.relative_to(ROOT)}: code cell {number}: {name} from {known[name].module}.py")
+            print(f"{path.relative_to(ROOT)}: code cell {number}: {name} from {known[name].module}")
         if changed:
             save(notebook, path)
 

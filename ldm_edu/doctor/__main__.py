@@ -1,21 +1,26 @@
-"""`python -m ldm_edu.doctor FOLDER`"""
+"""Say what is wrong with a checkpoint or a training run, and what to do.
+
+Exit code: 0 if nothing is found, 1 if something is, 2 if the folder is neither.
+"""
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from ..pipeline import LatentDiffusion
-from .examine import examine
+from ..support.commands import command_line, parse
 from .findings import REMEDIES, RUN_CHECKS, report
-from .training_run import examine_run, examine_training
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_edu.doctor", description=__doc__)
+    """Run the command line; return the exit code."""
+    parser = command_line("ldm_edu.doctor", __doc__)
     parser.add_argument("folder", type=Path, help="such as data/tiny-worlds or data/training/tiny-worlds-ldm")
-    folder = parser.parse_args(arguments).folder.resolve()
+    folder = parse(parser, arguments).folder.resolve()
+
+    from ..pipeline import LatentDiffusion
+    from .examine import examine
+    from .training_run import examine_run, examine_training
+
     checkpoint, _, recipe = folder.name.rpartition("-")
     try:
         if (folder / "state.safetensors").is_file():

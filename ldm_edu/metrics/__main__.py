@@ -1,41 +1,45 @@
-"""`python -m ldm_edu.metrics FOLDER` prints the table of the model card."""
+"""Print the table of the model card, with one column for each sampler."""
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
-import torch
-
-from ..pipeline import LatentDiffusion
-from ..samplers import SAMPLERS
-from .evaluation import GUIDANCE_SCALE, RENDERS, captions_of, evaluate, evaluate_autoencoder
-from .oracle import Oracle
+from ..support.checks import expect
+from ..support.commands import command_line, parse
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_edu.metrics", description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    """Run the command line."""
+    parser = command_line("ldm_edu.metrics", __doc__)
+    parser.add_argument("checkpoint", help="a folder such as data/tiny-worlds")
     parser.add_argument("--count", type=int, default=512, help="prompts per split")
     parser.add_argument("--steps", type=int, default=30, help="of the sampler")
-    parser.add_argument("--guidance", type=float, default=GUIDANCE_SCALE)
+    parser.add_argument("--guidance-scale", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samplers", nargs="+", default=["ddim", "ddpm"], choices=SAMPLERS, help="a column for each")
-    parser.add_argument("--threads", type=int, help="CPU threads for torch (default: all cores)")
-    args = parser.parse_args(arguments)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    parser.add_argument("--samplers", nargs="+", default=["ddim", "ddpm"], help="one column for each")
+    args = parse(parser, arguments)
+
+    import torch
+
+    from ..pipeline import LatentDiffusion
+    from ..samplers import SAMPLERS
+    from .evaluation import REFERENCE_GUIDANCE_SCALE, RENDERS, captions_of, evaluate, evaluate_autoencoder
+    from .oracle import Oracle
+
+    expect({*args.samplers} <= {*SAMPLERS}, "samplers", " ".join(args.samplers), f"some of {', '.join(SAMPLERS)}")
     ldm, oracle = LatentDiffusion.from_pretrained(args.checkpoint), Oracle.load()
+    side = ldm.unet.config.sample_size * ldm.autoencoder.factor
+    expect(side == 64, "checkpoint", f"a model of {side} x {side} pixels", "64 x 64, which the oracle reads")
     scenes, prompts = RENDERS * args.count, [c.text for c in captions_of("validation", 16)]
-    print(f"| {args.count} prompts a split, {args.steps} steps, guidance {args.guidance:g} ({REFERENCE_GUIDANCE_SCALE:g} for "
-          f"pictures and maps), seed {args.seed}; {scenes} renders and reconstructions | {' | '.join(args.samplers)} |")
+    print(f"| {args.count} prompts a split, {args.steps} steps, guidance {args.guidance_scale:g} "
+          f"({REFERENCE_GUIDANCE_SCALE:g} for pictures and maps), seed {args.seed}; {scenes} renders and "
+          f"reconstructions | {' | '.join(args.samplers)} |")
     print("|---" * (1 + len(args.samplers)) + "|")
     first, columns, seconds = evaluate_autoencoder(ldm, oracle, scenes), [], []
     for sampler in args.samplers:
-        columns.append(first | evaluate(ldm, oracle, args.count, args.steps, args.guidance, args.seed, sampler))
+        options = args.steps, args.guidance_scale, args.seed
+        columns.append(first | evaluate(ldm, oracle, args.count, *options, sampler))
         start = time.perf_counter()
-        ldm.text_to_image(prompts, args.steps, args.guidance, sampler=sampler)
+        ldm.text_to_image(prompts, args.steps, args.guidance_scale, sampler=sampler)
         seconds.append(f"{time.perf_counter() - start:.1f} s")
     for name in columns[0]:
         form = "{:.1f}" if name.endswith("dB") else "{:.1%}"

@@ -1,37 +1,26 @@
-"""Caption accuracy: does the picture show what the caption says? The oracle's reading is compared with the caption."""
+"""Caption accuracy: does the picture show what the caption says? Compares the oracle's reading with the caption."""
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from typing import NamedTuple
 
-from ..tiny_worlds.captions import Caption, Mention
-from ..tiny_worlds.scenes import PLACES, Scene
+from ..tiny_worlds.captions import Caption, Mention, relation_between
+from ..tiny_worlds.scenes import Scene
 from .oracle import Reading, Seen
 
-# --- Captions against readings --------------------------------------------------------------------------------------
 
 def _thing_facts(mention: Mention, seen: Seen | None) -> list[tuple[str, bool]]:
-    """Each attribute that a mention states, and whether this thing has it."""
+    """List the attributes that a mention states, and whether the thing has them."""
     stated = {name: getattr(mention, name) for name in ("kind", "colour", "size", "place")}
     return [(name, seen is not None and getattr(seen, name) == value) for name, value in stated.items() if value]
 
 
-def _related(relation: str, a: Seen | None, b: Seen | None) -> bool:
-    if a is None or b is None:
-        return False
-    order = list(PLACES).index(a.place) - list(PLACES).index(b.place)
-    return {"in front of": a.front and not b.front and order == 0,
-            "to the left of": order < 0, "to the right of": order > 0}[relation]
-
-
 def facts(caption: Caption, seen: Reading) -> list[tuple[str, bool]]:
-    """Every attribute the caption states, as (name, found in the picture).
+    """List every attribute the caption states, as (name, found in the picture).
 
-    Names: sky, ground, weather, kind, colour, size, place, count, relation. A caption need not say where a thing
-    stands, so mentions are matched to the things seen in the way that finds most (brute force over orders; of equals
-    the first).
-    "Two red boats" states kind and colour twice and, once, that there are exactly two.
+    Names: sky, ground, weather, kind, colour, size, place, count, relation. "Two red boats" states kind and colour
+    twice and, once, that there are exactly two.
     """
     found = [(name, getattr(caption, name) == getattr(seen, name))
              for name in ("sky", "ground", "weather") if getattr(caption, name)]
@@ -41,30 +30,27 @@ def facts(caption: Caption, seen: Reading) -> list[tuple[str, bool]]:
             found.append(("count", alike == mention.count))
     singles = [mention for mention in caption.mentions for _ in range(mention.count)]
     things = [*seen.things, *[None] * len(singles)]
-    best: list[tuple[str, bool]] = []
-    for order in dict.fromkeys(itertools.permutations(things, len(singles))):    # a set has another order every time
+    matches = []    # a caption need not say where a thing stands: try every thing for every mention
+    for order in dict.fromkeys(itertools.permutations(things, len(singles))):    # a set would shuffle them
         match = [fact for mention, thing in zip(singles, order) for fact in _thing_facts(mention, thing)]
         if caption.relation:
-            match.append(("relation", _related(caption.relation, order[0], order[1])))
-        if not best or sum(ok for _, ok in match) > sum(ok for _, ok in best):
-            best = match
-    return found + best
+            a, b = order[:2]
+            match.append(("relation", None not in (a, b) and relation_between(a, b) == caption.relation))
+        matches.append(match)
+    return found + max(matches, key=lambda match: sum(ok for _, ok in match))    # of equals the first
 
 
 class Score(NamedTuple):
-    """accuracy: share of stated attributes found; all_right: share of captions with every attribute found;
-    by_name: (found, stated) per kind of attribute."""
+    """How many stated attributes are found."""
 
-    accuracy: float
-    all_right: float
-    by_name: dict[str, tuple[int, int]]
+    accuracy: float                        # share of the attributes
+    all_right: float                       # share of the captions with every attribute found
+    by_name: dict[str, tuple[int, int]]    # (found, stated) per kind of attribute
 
 
 def score(captions: list[Caption], readings: list[Reading]) -> Score:
-    """Captions against the readings of their pictures. Raises ValueError if the two do not pair up."""
-    if len(captions) != len(readings) or not captions:
-        raise ValueError(f"{len(captions)} captions and {len(readings)} readings: expected as many, at least one")
-    checked = [facts(caption, seen) for caption, seen in zip(captions, readings)]
+    """Score captions against the readings of their pictures."""
+    checked = [facts(caption, seen) for caption, seen in zip(captions, readings, strict=True)]
     stated = Counter(name for each in checked for name, _ in each)
     found = Counter(name for each in checked for name, ok in each if ok)
     return Score(accuracy=found.total() / max(1, stated.total()),
@@ -73,16 +59,16 @@ def score(captions: list[Caption], readings: list[Reading]) -> Score:
 
 
 def surplus(captions: list[Caption], readings: list[Reading]) -> float:
-    """The share of pictures with more things than their captions name, among captions that name any; 0 if none does.
+    """Find the share of pictures with more things than their captions name, of the captions that name any.
 
-    `facts` passes over such things: a caption need not name all. Some true scenes have them too, so compare with those.
+    Some true scenes have surplus things as well, because a caption need not name all: compare with those.
     """
     pairs = [(sum(mention.count for mention in caption.mentions), len(seen.things))
              for caption, seen in zip(captions, readings, strict=True) if caption.mentions]
     return sum(seen > named for named, seen in pairs) / max(1, len(pairs))
 
 
-def everything(scene: Scene) -> Caption:
-    """All that a caption can say of a scene, but for counts and relations; without a text."""
+def full_caption(scene: Scene) -> Caption:
+    """State every attribute of a scene, except counts and relations; the text is empty."""
     mentions = tuple(Mention(t.kind, t.colour, t.size, t.place) for t in scene.things)
     return Caption("", scene.sky, scene.ground, scene.weather, mentions)

@@ -1,4 +1,4 @@
-"""The judge: a classifier that reads from a picture what a caption could say of it."""
+"""The oracle: a classifier that reads from a picture everything that a caption could say of it."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,12 +17,11 @@ from ..tiny_worlds.things import COLOURS
 ORACLE = DATA / "oracle" / "model.safetensors"
 SLOTS = tuple((place, front) for place in PLACES for front in (False, True))  # where a thing may stand
 HEADS = (len(SKIES), len(GROUNDS), len(WEATHERS), *(len(KINDS) + 1, len(COLOURS), len(SIZES)) * len(SLOTS))
-NOTHING = -100  # the label of an attribute that is not there; cross_entropy passes over it
+NOTHING = -100  # the label of an attribute that is not there; cross_entropy ignores it
 
 
 class Seen(NamedTuple):
-    """A thing as the oracle reports it."""
-
+    """One thing in a picture, as the oracle reads it."""
     kind: str
     colour: str
     size: str
@@ -31,8 +30,7 @@ class Seen(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the oracle sees in one picture."""
-
+    """Everything in one picture, as the oracle reads it."""
     sky: str
     ground: str
     weather: str
@@ -40,7 +38,7 @@ class Reading(NamedTuple):
 
 
 def labels(scene: Scene) -> Tensor:
-    """The right answers for a scene: int64 (21,), sky, ground, weather, then kind, colour and size of each slot.
+    """Number the attributes of a scene: int64 (21,), sky, ground, weather, then kind, colour and size of each slot.
 
     Kind 0 is "nothing here"; its colour and size are NOTHING.
     """
@@ -53,10 +51,20 @@ def labels(scene: Scene) -> Tensor:
     return torch.tensor(answer)
 
 
-class Oracle(nn.Module):
-    """Reads sky, ground, weather and the thing in each slot from pictures (B, 3, 64, 64) in [-1, 1].
+def reading(answer: list[int]) -> Reading:
+    """Invert `labels`."""
+    things = []
+    for (place, front), i in zip(SLOTS, range(3, len(HEADS), 3)):
+        kind, colour, size = answer[i:i + 3]
+        if kind:
+            things.append(Seen(KINDS[kind - 1], list(COLOURS)[colour], list(SIZES)[size], place, front))
+    return Reading(SKIES[answer[0]], GROUNDS[answer[1]], WEATHERS[answer[2]], tuple(things))
 
-    It is trained on renders alone and shares nothing with the models it judges.
+
+class Oracle(nn.Module):
+    """Read sky, ground, weather and the thing in each slot from pictures (B, 3, 64, 64) in [-1, 1].
+
+    It is trained on renders alone and shares nothing with the models that it evaluates.
     """
 
     def __init__(self, width: int = 32):
@@ -73,19 +81,16 @@ class Oracle(nn.Module):
         self.heads = nn.Linear(16 * w, sum(HEADS))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Logits, one (B, classes) per entry of `labels`. Raises ValueError for pictures of another size."""
-        if images.ndim != 4 or images.shape[1:] != (3, 64, 64):
-            raise ValueError(f"images has shape {tuple(images.shape)}, the oracle reads (batch, 3, 64, 64)")
+        """Compute logits, one (B, classes) per entry of `labels`."""
         h = F.silu(self.hidden(self.features(images)))
         return list(self.heads(h).split(HEADS, dim=1))
 
     @torch.no_grad()
     def read(self, images: Tensor, batch: int = 256) -> list[Reading]:
-        """One Reading per picture."""
-        device = next(self.parameters()).device
-        best = [torch.stack([logits.argmax(1) for logits in self(part.to(device))], 1).cpu()
-                for part in images.split(batch)]
-        return [reading(row.tolist()) for row in torch.cat(best)]
+        """Read each picture."""
+        parts = images.to(self.hidden.weight.device).split(batch)
+        best = [torch.stack([logits.argmax(1) for logits in self(part)], 1) for part in parts]
+        return [reading(answer) for answer in torch.cat(best).tolist()]
 
     def save(self, path: Path = ORACLE) -> None:
         """Write the weights as float16 safetensors."""
@@ -93,15 +98,5 @@ class Oracle(nn.Module):
 
     @classmethod
     def load(cls, path: Path = ORACLE) -> Oracle:
-        """The trained oracle. Raises FileNotFoundError or ValueError for a missing or damaged file."""
+        """Load the trained oracle. Raises FileNotFoundError or ValueError for a missing or damaged file."""
         return load_weights(cls(), path)
-
-
-def reading(answer: list[int]) -> Reading:
-    """The inverse of `labels`."""
-    things = []
-    for (place, front), i in zip(SLOTS, range(3, len(HEADS), 3)):
-        kind, colour, size = answer[i:i + 3]
-        if kind:
-            things.append(Seen(KINDS[kind - 1], list(COLOURS)[colour], list(SIZES)[size], place, front))
-    return Reading(SKIES[answer[0]], GROUNDS[answer[1]], WEATHERS[answer[2]], tuple(things))

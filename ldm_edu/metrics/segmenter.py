@@ -1,4 +1,4 @@
-"""Reading a picture back into a semantic map, to see whether it is laid out as the map it was drawn from."""
+"""The segmenter: reads a picture back into a semantic map, to compare it with the map it was drawn from."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,8 +17,8 @@ SEGMENTER = DATA / "segmenter" / "model.safetensors"
 class Segmenter(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1] -> logits of the classes of a semantic map, (B, 13, H, W); H, W divisible by 4.
 
-    A small U-Net (Ronneberger et al. 2015, arXiv:1505.04597), trained on renders alone: like the oracle it shares
-    nothing with the models it judges.
+    A small U-Net (Ronneberger et al. 2015, arXiv:1505.04597), trained on renders alone. Like the oracle it shares
+    nothing with the models that it evaluates.
     """
 
     def __init__(self, widths: tuple[int, int, int] = (16, 48, 96)):
@@ -41,33 +41,27 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def read(self, images: Tensor, batch: int = 64) -> Tensor:
-        """The likeliest class of every pixel: (B, 3, H, W) -> int64 (B, H, W), on the CPU."""
+        """Find the likeliest class of every pixel: (B, 3, H, W) -> int64 (B, H, W), on the CPU."""
         device = self.conv_in.weight.device
         return torch.cat([self(part.to(device)).argmax(1).cpu() for part in images.split(batch)])
 
     @classmethod
     def load(cls, path: Path = SEGMENTER) -> Segmenter:
-        """The trained segmenter. Raises as `files.load_weights` does."""
+        """Load the trained segmenter. Raises FileNotFoundError or ValueError for a missing or damaged file."""
         return load_weights(cls(), path)
 
 
 def mean_iou(found: Tensor, given: Tensor, classes: int = len(CLASSES)) -> float:
-    """How well two stacks of semantic maps, integers (B, H, W), agree: 0...1.
-
-    For each class the pixels that both give it, as a share of those that either does, over all maps; then the mean over
-    the classes that occur. Raises ValueError for stacks of different shape.
-    """
-    if found.shape != given.shape:
-        raise ValueError(f"found: got shape {tuple(found.shape)}, expected that of given, {tuple(given.shape)}")
+    """Average the intersection over union of the classes that occur in two stacks of semantic maps (B, H, W): 0...1."""
     counts = torch.bincount((given * classes + found).flatten(), minlength=classes**2).view(classes, classes).double()
     both, either = counts.diag(), counts.sum(0) + counts.sum(1) - counts.diag()
     return (both / either)[either > 0].mean().item()
 
 
 def map_overlap(heat: Tensor, mask: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Compare maps (B, H, W) with true masks (B, H, W), bool: their IoU (B,), and whether the maximum hits (B,).
+    """Compare heat maps with true masks, bool, both (B, H, W): their IoU (B,), and whether the maximum hits (B,).
 
-    The IoU is that of the pixels above `threshold` of the way from the map's minimum to its maximum.
+    A pixel is found if it lies above `threshold` of the way from the map's minimum to its maximum.
     """
     heat, mask = heat.flatten(1), mask.flatten(1)
     least, most = heat.amin(1, keepdim=True), heat.amax(1, keepdim=True)

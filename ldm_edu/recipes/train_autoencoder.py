@@ -1,8 +1,4 @@
-"""Training the first stage: the feature net under our LPIPS, the autoencoder, and its decoder alone.
-
-Each recipe returns the module to train, its loss, and how to save the averaged weights; `recipes` runs them. With
-`warm` the module starts from the weights in `out`, not from random ones.
-"""
+"""Train the first stage: the autoencoder, and its decoder alone."""
 from __future__ import annotations
 
 import hashlib
@@ -10,24 +6,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from ..autoencoder import TINY, Autoencoder
 from ..perceptual import LPIPS, PatchDiscriminator, adaptive_weight, adversarial_loss, hinge_loss
-from ..support.distributed import processes
+from ..support.distributed import processes, wait_for_all
 from ..support.files import read_tensors, write_tensors
 from ..tiny_worlds.datasets import render, seeds_of, to_float
 from ..tiny_worlds.scenes import make_scene
 from ..tiny_worlds.things import CLASSES
 from ..training import pick_batch
 from ..weights import load_autoencoder, save_module
-from .profile import Profile
+from .profile import Profile, Recipe
 
-# --- The autoencoder ------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -36,56 +30,53 @@ class LossWeights:
     l1: float = 1.0
     l2: float = 2.0
     perceptual: float = 0.5
-    kl: float = 3e-4                 # just strong enough to keep the latents tame
+    kl: float = 3e-4                 # just enough to keep the latents small
     adversarial: float = 0.0         # times the adaptive weight
-    adversarial_start: int = 0       # steps before the discriminator is listened to; it learns from the first
-    discriminator: float = 0.01      # small, lest it fill the clipped gradient of both; Adam learns as fast
-    anchor: float = 0.5              # how far latents may move that something has learned to draw in already
+    adversarial_start: int = 0       # steps before the decoder sees the discriminator, which learns from the first
+    discriminator: float = 0.01      # small: both sides share one clipped gradient, and Adam learns as fast
+    anchor: float = 0.5              # for latents that a U-Net has learned already and that should hardly move
 
 
 SHIPPED = LossWeights(adversarial=0.1, adversarial_start=600)    # what the autoencoder in data/ was trained with
 
 
 class FirstStage(nn.Module):
-    """An autoencoder and what judges it while it learns: LPIPS, and a discriminator that learns against it.
+    """An autoencoder and its losses, LPIPS and a discriminator that learns against it.
 
-    One optimizer serves both sides: the decoder's loss sees the discriminator's weights as constants, and the
-    discriminator's loss sees the decoded images as constants. Rombach et al. 2021, eq. 25; VQGAN, eq. 5 to 7.
+    Rombach et al. 2021, eq. 25; VQGAN (Esser et al. 2020), eq. 5 to 7.
     """
 
     def __init__(self, autoencoder: Autoencoder, lpips: LPIPS | None = None, weights: LossWeights = LossWeights()):
         super().__init__()
-        if weights.perceptual and lpips is None:
-            raise ValueError(f"lpips: got None, but its weight is {weights.perceptual}")
         self.autoencoder, self.weights = autoencoder, weights
         self.lpips = lpips if weights.perceptual else None
         self.discriminator = PatchDiscriminator() if weights.adversarial else None
-        self.register_buffer("steps", torch.tensor(0))    # counted here, so that a resumed run knows where it is
+        self.register_buffer("steps", torch.tensor(0))    # saved with the weights, so that a resumed run can go on
 
-    def forward(self, x: Tensor, generator: torch.Generator, importance: Tensor | None = None,
+    def forward(self, x: Tensor, generator: Generator, pixel_weight: Tensor | None = None,
                 anchor: Tensor | None = None) -> dict[str, Tensor]:
-        """The parts of the loss, to be summed, on images x (B, 3, H, W); other arguments as in `judge`.
+        """Compute the parts of the loss, to be summed, on images x (B, 3, H, W).
 
-        anchor: (B, 4, h, w), the scaled latents that those of x should stay near, if there are any.
+        pixel_weight: as in `compare`. anchor: (B, 4, h, w), scaled latents that those of x should stay near.
         """
         mean, logvar = self.autoencoder.encode(x)
-        noise = torch.randn(mean.shape, generator=generator, device=generator.device)
-        decoded = self.autoencoder.decode(mean + (0.5 * logvar).exp() * noise.to(mean))
+        noise = torch.randn(mean.shape, generator=generator).to(mean)
+        decoded = self.autoencoder.decode(mean + (0.5 * logvar).exp() * noise)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        parts = self.judge(decoded, x, importance) | {"kl": self.weights.kl * kl}
+        parts = self.compare(decoded, x, pixel_weight) | {"kl": self.weights.kl * kl}
         if anchor is not None:
             parts["anchor"] = self.weights.anchor * (self.autoencoder.config.scale * mean - anchor).square().mean()
         return parts
 
-    def judge(self, decoded: Tensor, x: Tensor, importance: Tensor | None = None) -> dict[str, Tensor]:
-        """The parts that compare decoded images with the originals x, both (B, 3, H, W).
+    def compare(self, decoded: Tensor, x: Tensor, pixel_weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute the parts of the loss that compare decoded images with the originals x, both (B, 3, H, W).
 
-        importance: (B, 1, H, W), how much each pixel counts in l1 and l2; by default all alike.
+        pixel_weight: (B, 1, H, W), how much each pixel counts in l1 and l2; by default all count the same.
         """
         w, error = self.weights, decoded - x
-        importance = torch.ones_like(error) if importance is None else importance.expand_as(error)
-        importance = importance / importance.mean()
-        parts = {"l1": w.l1 * (importance * error.abs()).mean(), "l2": w.l2 * (importance * error.square()).mean()}
+        pixel_weight = torch.ones_like(error) if pixel_weight is None else pixel_weight.expand_as(error)
+        pixel_weight = pixel_weight / pixel_weight.mean()
+        parts = {"l1": w.l1 * (pixel_weight * error.abs()).mean(), "l2": w.l2 * (pixel_weight * error.square()).mean()}
         if w.perceptual:
             parts["perceptual"] = w.perceptual * self.lpips(decoded, x).mean()
         if w.adversarial:
@@ -94,32 +85,26 @@ class FirstStage(nn.Module):
         return parts
 
     def _adversarial(self, decoded: Tensor, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
-        judge = self.discriminator
-        parts = {"discriminator": self.weights.discriminator * hinge_loss(judge(x), judge(decoded.detach()))}
+        """Both sides of the game; each sees the other as a constant, so that one optimizer can train both."""
+        net, listen, fooled = self.discriminator, 0.0, torch.zeros((), device=x.device)
+        parts = {"discriminator": self.weights.discriminator * hinge_loss(net(x), net(decoded.detach()))}
         if self.steps >= self.weights.adversarial_start:
-            constants = {name: p.detach() for name, p in judge.named_parameters()}
-            fooled = adversarial_loss(functional_call(judge, constants, decoded))
+            constants = {name: p.detach() for name, p in net.named_parameters()}
+            fooled = adversarial_loss(functional_call(net, constants, decoded))
             listen = adaptive_weight(reconstruction, fooled, self.autoencoder.decoder.conv_out.weight)
-            parts["adversarial"] = self.weights.adversarial * listen * fooled
-        else:
-            parts["adversarial"] = torch.zeros((), device=x.device)    # every step logs the same columns
-        return parts
+        return parts | {"adversarial": self.weights.adversarial * listen * fooled}
 
 
 def pixel_weights(maps: Tensor) -> Tensor:
-    """How much each pixel counts: 1, those of things more, up to 25 times. Classes (B, H, W) -> (B, 1, H, W).
-
-    Things are a tenth of all pixels and most of what is said. The fewer pixels a kind of thing has, the more each of
-    them counts, together 0.3 pictures: a small cactus before a house is as much to say as the house.
-    """
+    """Per-pixel loss weights: 1 for background, up to 25 for small things. Classes (B, H, W) -> (B, 1, H, W)."""
     share = F.one_hot(maps.long(), len(CLASSES)).float().mean((1, 2))                     # (B, classes)
-    weight = (0.3 / share).clamp(max=24)
+    weight = (0.3 / share).clamp(max=24)    # all pixels of a kind together count as 0.3 pictures, however few they are
     weight[:, :CLASSES.index("sun or moon") + 1] = 0
     return 1 + weight.gather(1, maps.long().flatten(1)).view_as(maps).unsqueeze(1)
 
 
-def pick_occluded(crowded: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-    """`batch` random indices into crowded (N,), bool: half of them any, half of them crowded ones, if there are any."""
+def pick_occluded(crowded: Tensor, batch: int, generator: Generator) -> Tensor:
+    """Draw `batch` indices into crowded (N,), bool: half of them where it is true, if anywhere, the others uniform."""
     pick = pick_batch(len(crowded), batch, generator)
     where = crowded.nonzero().flatten()
     if len(where):
@@ -127,10 +112,34 @@ def pick_occluded(crowded: Tensor, batch: int, generator: torch.Generator) -> Te
     return pick
 
 
-def vae(profile: Profile, out: Path, device: torch.device, warm: bool):
-    """The autoencoder, with the full loss. What it gets wrong longest are small things before others: half of a batch.
+@torch.no_grad()
+def encode_all(images: Tensor, autoencoder: Autoencoder, device: torch.device) -> Tensor:
+    """Encode uint8 images (N, 3, H, W) as scaled latents (N, 4, h, w), on the CPU."""
+    parts = tqdm(images.split(100), desc="latents", unit="x100")
+    return torch.cat([autoencoder.to_latent(to_float(part.to(device))).cpu() for part in parts])
 
-    warm: its latents stay near those that it began with, and the U-Net that draws in them needs little more training.
+
+def cached_latents(images: Tensor, encoder: Autoencoder, out: Path, device: torch.device) -> Tensor:
+    """Encode uint8 images (N, 3, 64, 64) as latents (N, 4, 8, 8), or read them from the last time's file."""
+    weights = b"".join(p.detach().half().cpu().numpy().tobytes() for p in encoder.encoder.parameters())
+    name = f"latents-{hashlib.sha256(weights).hexdigest()[:12]}-{len(images)}"    # another encoder, another file
+    path = out.parent / "training" / f"{name}.safetensors"
+    if not path.exists() and processes()[0] == 0:
+        write_tensors(path, {"latents": encode_all(images, encoder, device)})
+    wait_for_all()
+    return read_tensors(path)["latents"]
+
+
+def set_scale(autoencoder: Autoencoder, images: Tensor, device: torch.device) -> None:
+    """Set the scale factor that gives the latents of these uint8 images (N, 3, H, W) unit variance."""
+    std = encode_all(images[:2048], autoencoder, device).std().item()
+    autoencoder.config = replace(autoencoder.config, scale=autoencoder.config.scale / std)
+
+
+def autoencoder_recipe(profile: Profile, out: Path, device: torch.device, warm: bool) -> Recipe:
+    """Train the autoencoder with the full loss; half of each batch are scenes with things in front of others.
+
+    warm: start from `out`/vae and keep its latents near where they were, for the U-Net that draws in them.
     """
     images, maps = render("train", profile.scenes)
     scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
@@ -138,46 +147,22 @@ def vae(profile: Profile, out: Path, device: torch.device, warm: bool):
     autoencoder = load_autoencoder(out / "vae") if warm else Autoencoder(TINY)
     anchors = cached_latents(images, autoencoder.eval().to(device), out, device) if warm else None
 
-    def loss_fn(model: FirstStage, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss_fn(model: FirstStage, generator: Generator) -> dict[str, Tensor]:
         pick = pick_occluded(crowded, profile.batch, generator)
-        return model(to_float(images[pick].to(device)), generator, pixel_weights(maps[pick].to(device)),
-                     anchors[pick].to(device) if warm else None)
+        anchor = anchors[pick].to(device) if warm else None
+        return model(to_float(images[pick].to(device)), generator, pixel_weights(maps[pick].to(device)), anchor)
 
     def save(model: FirstStage) -> None:
-        autoencoder = model.autoencoder
-        with torch.no_grad():
-            sample = to_float(images[:2048].to(device))
-            std = torch.cat([autoencoder.encode(part)[0] for part in sample.split(256)]).std().item()
-        autoencoder.config = replace(autoencoder.config, scale=1 / std)  # what the diffusion model sees: unit variance
-        save_module(autoencoder, out / "vae", dtype=torch.float16)
+        set_scale(model.autoencoder, images, device)
+        save_module(model.autoencoder, out / "vae", dtype=torch.float16)
 
     return FirstStage(autoencoder, LPIPS.tiny(), SHIPPED), loss_fn, save
 
 
-def cached_latents(images: Tensor, encoder: Autoencoder, out: Path, device: torch.device) -> Tensor:
-    """Latents of the training scenes, uint8 (N, 3, 64, 64) -> float32 (N, 4, 8, 8), computed once: the U-Net never sees
-    a pixel.
+def decoder_recipe(profile: Profile, out: Path, device: torch.device, warm: bool) -> Recipe:
+    """Train the decoder of `out`/vae further, warm or not; the latents, and a U-Net that draws in them, stay valid.
 
-    The file's name tells the encoder's weights and the number of scenes, so that a stale one is never used.
-    """
-    weights = b"".join(p.detach().half().cpu().numpy().tobytes() for p in encoder.encoder.parameters())
-    path = out.parent / "training" / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}-{len(images)}.safetensors"
-    if not path.exists() and processes()[0] == 0:
-        with torch.no_grad():
-            parts = [encoder.to_latent(to_float(part.to(device))).cpu()
-                     for part in tqdm(images.split(100), desc="latents", unit="x100")]
-        write_tensors(path, {"latents": torch.cat(parts)})
-    if dist.is_initialized():
-        dist.barrier()    # the others wait for the first
-    return read_tensors(path)["latents"]
-
-
-def decoder(profile: Profile, out: Path, device: torch.device, warm: bool):
-    """More training for the decoder of `out`/vae alone: the latents, and what has learned to draw in them, stay valid.
-
-    It always starts from that decoder, warm or not.
-    Stability AI's sd-vae-ft-mse improved Stable Diffusion v1's decoder in the same way. The latents get a little
-    noise, since those that a diffusion model draws are not perfect either.
+    Stability AI's sd-vae-ft-mse improved Stable Diffusion v1's decoder in the same way.
     """
     autoencoder = load_autoencoder(out / "vae")
     images, maps = render("train", profile.scenes)
@@ -185,13 +170,12 @@ def decoder(profile: Profile, out: Path, device: torch.device, warm: bool):
     autoencoder.encoder.requires_grad_(False)
     autoencoder.quant_conv.requires_grad_(False)
 
-    def loss_fn(model: FirstStage, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss_fn(model: FirstStage, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(images), profile.batch, generator)
-        z = latents[pick] + 0.05 * torch.randn(latents[pick].shape, generator=generator)
+        z = latents[pick]
+        z = z + 0.05 * torch.randn(z.shape, generator=generator)    # those that a U-Net draws are not perfect either
         decoded = model.autoencoder.from_latent(z.to(device))
-        return model.judge(decoded, to_float(images[pick].to(device)), pixel_weights(maps[pick].to(device)))
+        return model.compare(decoded, to_float(images[pick].to(device)), pixel_weights(maps[pick].to(device)))
 
-    def save(model: FirstStage) -> None:
-        save_module(model.autoencoder, out / "vae", dtype=torch.float16)
-
-    return FirstStage(autoencoder, LPIPS.tiny(), SHIPPED), loss_fn, save
+    return (FirstStage(autoencoder, LPIPS.tiny(), SHIPPED), loss_fn,
+            lambda model: save_module(model.autoencoder, out / "vae", dtype=torch.float16))

@@ -1,4 +1,4 @@
-"""Training CLIP on Tiny Worlds: on plain pairs, and on scenes that are hard to tell apart."""
+"""Train CLIP on Tiny Worlds: on plain pairs, and on scenes that are hard to tell apart."""
 from __future__ import annotations
 
 import random
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from .. import DATA, clip
 from ..clip import CLIP, ImageConfig, TextConfig, contrastive_loss
@@ -20,7 +20,7 @@ from ..tiny_worlds.scenes import CHANGES, Scene, make_scene, sibling
 from ..tokenizer import build_tokenizer, save_tokenizer, tokenize
 from ..training import Progress, TrainConfig, pick_batch, train
 from .clip_folder import load_clip, save_clip
-from .profile import Profile
+from .profile import Profile, Recipe
 
 FOLDER = DATA / "clip"
 SMALL = (replace(clip.TINY, dim=64, layers=2, mlp_dim=256), replace(clip.TINY_IMAGE, dim=64, layers=2, mlp_dim=256), 64)
@@ -39,20 +39,20 @@ class ClipLearner(nn.Module):
 
     @classmethod
     def load(cls, folder: Path = FOLDER) -> ClipLearner:
-        """The trained one, of the default sizes. Raises as `load_clip`."""
+        """Load the trained one, of the default sizes. Raises as `load_clip` does."""
         learner = cls()
         learner.clip.load_state_dict(load_clip(folder).state_dict())
         return learner.eval()
 
     def forward(self, images: Tensor, captions: list[str]) -> Tensor:
-        """The loss on pictures (B, 3, 64, 64) in [-1, 1] and their captions."""
+        """Compute the loss on images (B, 3, 64, 64) in [-1, 1] and their captions: ()."""
         ids = tokenize(self.tokenizer, captions)
         return contrastive_loss(self.clip.embed_images(images), self.clip.embed_texts(ids.to(images.device)),
                                 self.clip.logit_scale)
 
 
 def distinguishing_caption(scene: Scene, other: Scene, rng: random.Random, tries: int = 4) -> str:
-    """A caption of `scene` that is false of `other`, if one of `tries` is; else the last of them."""
+    """Caption `scene` with what is false of `other`, if one of `tries` captions is; otherwise return the last."""
     for _ in range(tries):
         caption = make_caption(scene, rng)
         if not all(found for _, found in facts(caption, other)):
@@ -60,54 +60,43 @@ def distinguishing_caption(scene: Scene, other: Scene, rng: random.Random, tries
     return caption.text
 
 
-def clip_recipe(profile: Profile, out: Path, device: torch.device, warm: bool):
-    """CLIP. Half of every batch are siblings of the other half: pictures that only a careful reader keeps apart.
+def clip_recipe(profile: Profile, out: Path, device: torch.device, warm: bool) -> Recipe:
+    """Train CLIP on scenes and their siblings, each half of every batch.
 
-    From random negatives CLIP learns what a scene is about, and passes over which thing is left and which is red; from
-    negatives that differ in just that it learns the rest (Yuksekgonul et al. 2022, arXiv:2210.01936). Every other
-    sibling differs in where things stand, the hardest to learn; in a quarter of every batch nothing but the one thing
-    of a scene has moved, where it begins. In a run without these, and with a third of the siblings moved, places stayed
-    at chance for 2000 steps.
+    A sibling differs from its scene in one attribute: a hard negative (Yuksekgonul et al. 2022, arXiv:2210.01936).
     """
     pairs = []
     for i, seed in enumerate(seeds_of("train", profile.scenes)):
-        changes = ("places",) if i % 2 else CHANGES
+        changes = ("places",) if i % 2 else CHANGES    # where things stand is the hardest to learn
         pairs.append((scene := make_scene(seed), sibling(scene, random.Random(f"sibling {seed}"), changes)))
     easy = torch.tensor([i for i, (scene, _) in enumerate(pairs) if i % 2 and len(scene.things) == 1] or [0])
     images = torch.from_numpy(np.stack([[paint(scene)[0] for scene in pair] for pair in pairs]))
     images = images.permute(0, 1, 4, 2, 3).contiguous()                                   # (N, 2, 3, 64, 64) uint8
 
-    def loss_fn(model: ClipLearner, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss_fn(model: ClipLearner, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(pairs), profile.batch // 2, generator)
-        pick[::4] = easy[pick[::4] % len(easy)]
+        pick[::4] = easy[pick[::4] % len(easy)]    # a quarter: one thing, and only that has moved
         rng = random.Random(generator.initial_seed())
         captions = [distinguishing_caption(a, b, rng) for i in pick.tolist() for a, b in (pairs[i], pairs[i][::-1])]
         return {"contrastive": model(to_float(images[pick].flatten(0, 1).to(device)), captions)}
-
-    model = ClipLearner()
-    if warm:
-        model.clip.load_state_dict(load_clip(out).state_dict())
 
     def save(learner: ClipLearner) -> None:
         save_clip(learner.clip, out, torch.float16)
         save_tokenizer(learner.tokenizer, out)
 
-    return model, loss_fn, save
+    return ClipLearner.load(out) if warm else ClipLearner(), loss_fn, save
 
 
 def pairs_of(split: str, count: int) -> tuple[Tensor, list[str]]:
-    """Pictures, uint8 (count, 3, 64, 64), and one caption for each."""
+    """Render images, uint8 (count, 3, 64, 64), with one caption each."""
     world = TinyWorlds(split, count)
     return render(split, count)[0], [world.caption(i).text for i in range(count)]
 
 
 def train_on_pairs(learner: ClipLearner, images: Tensor, captions: list[str],
-                config: TrainConfig = PLAIN) -> Iterator[Progress]:
-    """Train on random batches of pairs, as CLIP itself was: uint8 pictures (N, 3, H, W) and N captions.
-
-    Yields as `train` does; the result is `progress.ema` of the last.
-    """
-    def loss_fn(model: ClipLearner, generator: torch.Generator) -> dict[str, Tensor]:
+                   config: TrainConfig = PLAIN) -> Iterator[Progress]:
+    """Train on random batches of uint8 images (N, 3, H, W) and their captions, as CLIP was; yield like `train`."""
+    def loss_fn(model: ClipLearner, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(images), BATCH, generator)
         return {"contrastive": model(to_float(images[pick]), [captions[i] for i in pick.tolist()])}
 

@@ -1,26 +1,25 @@
-"""Train the feature network under our LPIPS."""
+"""Train the feature net under our LPIPS."""
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ..perceptual import FeatureNet
 from ..tiny_worlds.datasets import render, seeds_of, to_float
 from ..tiny_worlds.scenes import GROUNDS, SKIES, WEATHERS, Scene, make_scene
 from ..tiny_worlds.things import CLASSES, COLOURS
 from ..training import pick_batch
-from .profile import Profile
+from .profile import Profile, Recipe
 
-# --- The feature net ------------------------------------------------------------------------------------------------
 
 class FeatureTeacher(nn.Module):
-    """What a feature net learns from: the class and, of things, the colour of every other pixel; sky, ground, weather.
+    """Predict what a scene shows from a feature net's maps, so that the net learns to see it.
 
-    Images (B, 3, H, W) -> logits of classes (B, 13, H/2, W/2) and of colours (B, 8, H/2, W/2), then of sky, ground and
-    weather, (B, 3), (B, 4), (B, 5).
+    Images (B, 3, H, W) -> logits of every other pixel's class (B, 13, H/2, W/2) and colour (B, 8, H/2, W/2), then of
+    sky (B, 3), ground (B, 4) and weather (B, 5).
     """
 
     def __init__(self, net: FeatureNet):
@@ -39,26 +38,26 @@ class FeatureTeacher(nn.Module):
 
 
 def colours_of(scene: Scene) -> Tensor:
-    """The colour number of each class of a semantic map, int64 (13,); -1 where it has none, or things disagree."""
+    """List the colour of each class of a semantic map, int64 (13,); -1 where there is none or more than one."""
     colours = {kind: {t.colour for t in scene.things if t.kind == kind} for kind in CLASSES}
     return torch.tensor([list(COLOURS).index(*found) if len(found) == 1 else -1 for found in colours.values()])
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """What a person hardly minds: up to 0.3 brighter or darker, contrast up to 20 % off, noise up to 0.15."""
+def augment(images: Tensor, generator: Generator) -> Tensor:
+    """Change brightness by up to 0.3 and contrast by up to 20 %, and add noise of up to 0.15."""
     shift, contrast, noise = torch.rand(3, len(images), 1, 1, 1, generator=generator).to(images)
     rough = torch.randn(images.shape, generator=generator).to(images)
     return images * (0.8 + 0.4 * contrast) + 0.6 * (shift - 0.5) + 0.15 * noise.square() * rough
 
 
-def features_recipe(profile: Profile, out: Path, device: torch.device, warm: bool):
-    """The feature net, on disturbed renders. It shares nothing with the oracle: what trains does not judge."""
+def features_recipe(profile: Profile, out: Path, device: torch.device, warm: bool) -> Recipe:
+    """Train the feature net on augmented renders; it shares no weights with the oracle, which measures."""
     images, maps = render("train", profile.scenes)
     scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
     colours = torch.stack([colours_of(scene) for scene in scenes])                        # (N, 13)
     around = torch.tensor([[SKIES.index(s.sky), GROUNDS.index(s.ground), WEATHERS.index(s.weather)] for s in scenes])
 
-    def loss_fn(model: FeatureTeacher, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss_fn(model: FeatureTeacher, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(images), profile.batch, generator)
         classes, colour, *answers = model(augment(to_float(images[pick].to(device)), generator))
         target = maps[pick, ::2, ::2].long()

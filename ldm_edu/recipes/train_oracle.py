@@ -1,21 +1,21 @@
-"""Training the two judges, on renders alone: the oracle reads attributes, the segmenter semantic maps."""
+"""Train the oracle, the classifier that reads a scene's attributes."""
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ..metrics.oracle import NOTHING, Oracle, labels
 from ..tiny_worlds.datasets import render, seeds_of, to_float
 from ..tiny_worlds.scenes import make_scene
 from ..training import pick_batch
-from .profile import Profile
+from .profile import Profile, Recipe
 
 
-def blur_and_noise(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur half of the batch and add a little noise: a judge must also read what a decoder has drawn."""
+def blur_and_noise(images: Tensor, generator: Generator) -> Tensor:
+    """Blur half of the batch and add a little noise, as a decoder might."""
     small = F.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
     blurred = F.interpolate(small, size=images.shape[2:], mode="bilinear")
     amount = torch.rand(len(images), 1, 1, 1, generator=generator).mul(2).sub(1).clamp(min=0).to(images)
@@ -23,12 +23,12 @@ def blur_and_noise(images: Tensor, generator: torch.Generator) -> Tensor:
     return images.lerp(blurred, amount) + 0.04 * noise
 
 
-def oracle_recipe(profile: Profile, out: Path, device: torch.device, warm: bool):
-    """A classifier of renders."""
+def oracle_recipe(profile: Profile, out: Path, device: torch.device, warm: bool) -> Recipe:
+    """Train the oracle on renders alone, never on what a model drew."""
     images, _ = render("train", profile.scenes)
     answers = torch.stack([labels(make_scene(seed)) for seed in seeds_of("train", profile.scenes)])
 
-    def loss_fn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss_fn(model: nn.Module, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(images), profile.batch, generator)
         logits = model(blur_and_noise(to_float(images[pick].to(device)), generator))
         target = answers[pick].to(device)

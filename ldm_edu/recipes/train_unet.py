@@ -1,11 +1,11 @@
-"""Training the second stage: one U-Net that predicts the noise in latents, told a text, a picture or a semantic map."""
+"""Train the second stage: one U-Net that predicts the noise in latents, given a text, a picture or a semantic map."""
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from .. import unet
 from ..clip import CLIP, ImageConfig, ImageTransformer
@@ -20,7 +20,7 @@ from ..tiny_worlds.things import CLASSES
 from ..tokenizer import build_tokenizer
 from ..weights import load_autoencoder
 from .clip_folder import load_clip
-from .profile import Profile
+from .profile import Profile, Recipe
 from .train_autoencoder import cached_latents
 
 CONDITIONS = (*["text"] * 8, "image", "map")    # one of these a step; text most often, it is hardest
@@ -30,51 +30,45 @@ TINY_MAP = ImageConfig(image_size=64, patch_size=8, channels=len(CLASSES), dim=1
 class SecondStage(nn.Module):
     """The U-Net and its three tau, each giving states (B, N, 128).
 
-    Those of texts and images begin as CLIP's, that of maps at random, and all learn with the U-Net: "jointly
-    optimized", Rombach et al. 2021, section 3.3. (Stable Diffusion leaves CLIP's text transformer as it is. Trials of
-    that here, with a CLIP that knows places well and kinds of things poorly, are in the model card.)
+    All learn together: "jointly optimized", Rombach et al. 2021, section 3.3.
     """
 
     def __init__(self, clip: CLIP):
         super().__init__()
         tokenizer = build_tokenizer(vocabulary(), length=clip.text.config.length)
-        self.text = TextEncoder(tokenizer, clip.text)
-        self.image = clip.image
-        self.map = MapEncoder(ImageTransformer(TINY_MAP))
+        self.text = TextEncoder(tokenizer, clip.text)           # starts as CLIP's, which Stable Diffusion freezes
+        self.image = clip.image                                 # starts as CLIP's
+        self.map = MapEncoder(ImageTransformer(TINY_MAP))       # starts random
         self.unet = unet.UNet(unet.TINY)
 
 
 def captioned_batch(scenes: list[Scene], three: list[int], batch: int,
                     rng: random.Random) -> tuple[list[int], list[str]]:
-    """`batch` indices into scenes, and a caption of each: a third of them any, of the rest two in three naming three
-    things, the others two, and those with a number ("two red mugs") twice as often as they come.
+    """Draw `batch` indices of scenes, and a caption for each.
 
-    Several things at once are learned last, and few scenes have them. They are chosen by the caption, not by the scene,
-    so that the scenes of a caption remain what they are in the data. (Chosen by the scene, captions of two things come
-    with a third far too often, and the model draws it.) One caption in ten is empty, all of them in the first third:
-    what guidance leads away from (Ho & Salimans 2022, arXiv:2207.12598) is the data as it is.
-
-    three: which of the scenes have three things; if none have, all are any.
+    One third uniform, with three captions in ten empty, for guidance. Of the rest two thirds name three things and one
+    third two, because those are learned last; "two red mugs" counts double. three: the scenes with three things; if
+    there are none, all of the batch is uniform.
     """
     indices, texts = [], []
     while len(indices) < batch:
-        any_caption = not three or len(indices) < batch // 3
+        uniform = not three or len(indices) < batch // 3
         wanted = 3 if len(indices) % 3 else 2
-        i = rng.randrange(len(scenes)) if any_caption or wanted == 2 else rng.choice(three)
+        i = rng.randrange(len(scenes)) if uniform or wanted == 2 else rng.choice(three)
         caption = make_caption(scenes[i], rng)
         counts = [mention.count for mention in caption.mentions]
-        if not any_caption and (sum(counts) != wanted or max(counts) == 1 and rng.random() < 0.5):
+        # Chosen by the caption, not by the scene: captions of two things keep their share of scenes with three.
+        if not uniform and (sum(counts) != wanted or max(counts) == 1 and rng.random() < 0.5):
             continue
         indices.append(i)
-        texts.append("" if any_caption and rng.random() < 0.3 else caption.text)
+        texts.append("" if uniform and rng.random() < 0.3 else caption.text)
     return indices, texts
 
 
-def unet_recipe(profile: Profile, out: Path, device: torch.device, warm: bool):
-    """The U-Net under three conditions, on the latents of the autoencoder in `out`/vae, with the CLIP beside `out`.
+def unet_recipe(profile: Profile, out: Path, device: torch.device, warm: bool) -> Recipe:
+    """Train the U-Net under three conditions on latents of `out`/vae, starting from the CLIP beside `out`.
 
-    warm: no t counts as much more than others as at first; half of all t are about 0.55 T, where it is decided how many
-    things there are and what they are, and an eighth about 0.93 T, where most of where they stand is (`logit_normal`).
+    warm: start from the model in `out`, and prefer the t that decide what a picture shows (0.55 T) and where (0.93 T).
     """
     schedule = scaled_linear_schedule()
     images, maps = render("train", profile.scenes)
@@ -83,7 +77,7 @@ def unet_recipe(profile: Profile, out: Path, device: torch.device, warm: bool):
     three = [i for i, scene in enumerate(scenes) if len(scene.things) == 3]
     weight = loss_weights(schedule, most=6.0 if warm else 30.0).to(device)
 
-    def loss_fn(model: SecondStage, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss_fn(model: SecondStage, generator: Generator) -> dict[str, Tensor]:
         rng = random.Random(generator.initial_seed())
         condition = rng.choice(CONDITIONS)
         indices, texts = captioned_batch(scenes, three, profile.batch, rng)
@@ -98,10 +92,9 @@ def unet_recipe(profile: Profile, out: Path, device: torch.device, warm: bool):
         if warm:
             t[::2] = logit_normal(t[::2], schedule.T, middle=0.55)
             t[1::8] = logit_normal(t[1::8], schedule.T, middle=0.93)
-        t = t.to(device)
-        eps = torch.randn(latents[pick].shape, generator=generator).to(device)
-        error = latent_loss(model.unet, latents[pick].to(device), context, t, eps, schedule)
-        return {"loss": (weight[t] * error).mean()}
+        z_0, t = latents[pick].to(device), t.to(device)
+        eps = torch.randn(z_0.shape, generator=generator).to(device)
+        return {"loss": (weight[t] * latent_loss(model.unet, z_0, context, t, eps, schedule)).mean()}
 
     def save(model: SecondStage) -> None:
         newest = load_autoencoder(out / "vae")    # its decoder may have been trained further meanwhile
@@ -110,11 +103,8 @@ def unet_recipe(profile: Profile, out: Path, device: torch.device, warm: bool):
     model = SecondStage(load_clip(out.parent / "clip"))
     model.unet.to(memory_format=torch.channels_last)    # a quarter faster on a CPU
     if warm:
-        shipped = LatentDiffusion.from_pretrained(out)
-        model.unet.load_state_dict(shipped.unet.state_dict())
-        model.text.load_state_dict(shipped.text.state_dict())
-        if shipped.map_encoder is not None:
-            model.map.load_state_dict(shipped.map_encoder.state_dict())
-        if shipped.image_encoder is not None:
-            model.image.load_state_dict(shipped.image_encoder.state_dict())
+        saved = LatentDiffusion.from_pretrained(out)
+        for part, trained in zip((model.unet, model.text, model.image, model.map),
+                                 (saved.unet, saved.text, saved.image_encoder, saved.map_encoder)):
+            part.load_state_dict(trained.state_dict())
     return model, loss_fn, save

@@ -1,15 +1,14 @@
-"""What a CLIP can tell: retrieval, zero-shot attributes, captions that differ in one thing; how many pairs that takes.
+"""What CLIP can tell: retrieval, zero-shot attributes, captions that differ in one thing; how many pairs that takes.
 
-`python -m ldm_edu.retrieval [FOLDER]` prints what the shipped one tells; with `--study` it trains small ones on 250,
-1000, ... pairs, the same number of steps on each, and keeps what they find again in data/retrieval/table.csv.
+`python -m ldm_edu.studies retrieval [FOLDER]` prints what the shipped one can tell; with `--study` it trains small ones
+on 250, 1000, ... pairs, the same number of steps on each, and writes their retrieval to data/retrieval/table.csv.
 """
 from __future__ import annotations
 
-import argparse
-import csv
-import os
 import random
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,16 +18,15 @@ from tqdm.auto import tqdm
 from .. import DATA
 from ..metrics.caption_accuracy import facts
 from ..recipes.train_clip import FOLDER, PLAIN, SMALL, ClipLearner, pairs_of, train_on_pairs
-from ..support.files import replacing
+from ..support.tables import read_table, write_table
 from ..tiny_worlds.captions import SAID, Caption, Mention, phrase
 from ..tiny_worlds.datasets import seeds_of, to_float
 from ..tiny_worlds.landscapes import paint
 from ..tiny_worlds.scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Scene, make_scene
 from ..tiny_worlds.things import COLOURS
 from ..tokenizer import tokenize
+from . import show
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in `recipes`
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
 TABLE = DATA / "retrieval" / "table.csv"
 PAIRS = (250, 1000, 4000, 16_000)    # of the study
 DIFFERENCES = {"sky": "by day / at night", "kind": "a red house / a red cat", "colour": "a red house / a blue house",
@@ -38,9 +36,19 @@ DIFFERENCES = {"sky": "by day / at night", "kind": "a red house / a red cat", "c
                "number": "two red houses / three red houses"}
 
 
+class Retrieval(NamedTuple):
+    """A row of the table: R@1 from picture to text and from text to picture."""
+
+    pairs: int
+    trained_to_text: float       # of pairs that it was trained on
+    trained_to_picture: float
+    new_to_text: float           # of pairs that it was not
+    new_to_picture: float
+
+
 @torch.no_grad()
 def embed(learner: ClipLearner, what: Tensor | list[str]) -> Tensor:
-    """Unit vectors (N, width) of uint8 pictures (N, 3, H, W) or of N texts."""
+    """Embed uint8 pictures (N, 3, H, W) or N texts: unit vectors (N, width)."""
     if isinstance(what, Tensor):
         return torch.cat([learner.clip.embed_images(to_float(part)) for part in what.split(128)])
     return torch.cat([learner.clip.embed_texts(tokenize(learner.tokenizer, what[i:i + 256]))
@@ -58,7 +66,7 @@ def recall(images: Tensor, texts: Tensor, k: int = 1) -> tuple[float, float]:
 
 
 def questions(scene: Scene) -> dict[str, tuple[list[str], int]]:
-    """What one may ask about a scene with one thing: attribute -> a prompt for each answer, and which is right."""
+    """Ask about a scene with one thing, by attribute: a prompt for each answer, and the number of the right one."""
     thing, = scene.things
     asked = {name: ([SAID[value][0] for value in values], values.index(getattr(scene, name)))
              for name, values in (("sky", SKIES), ("ground", GROUNDS), ("weather", WEATHERS))}
@@ -90,9 +98,9 @@ def _painted(scenes: list[Scene]) -> Tensor:
 
 
 def sibling_captions(scene: Scene, difference: str, rng: random.Random) -> tuple[str, str] | None:
-    """A caption that is true of the scene and one that is false, alike but for one of DIFFERENCES.
+    """Draw a caption that is true of the scene and one that is false, alike except for one of DIFFERENCES.
 
-    None if the two that were drawn are not so, or the false one names a pair of HELD_OUT, which no caption had.
+    None if the two that were drawn are not, or if the false one names a pair of HELD_OUT, which no caption had.
     """
     a, b, n = rng.choice(scene.things), rng.choice(scene.things), rng.choice((2, 3))
     one, other = Mention(a.kind, a.colour), Mention(b.kind, b.colour)
@@ -129,7 +137,7 @@ def sibling_pairs(difference: str, count: int = 200) -> tuple[list[Scene], list[
 
 
 def sibling_accuracy(learner: ClipLearner, count: int = 200) -> dict[str, float]:
-    """Of DIFFERENCES, how often the true caption is nearer to the picture than its false sibling. Chance: 0.5."""
+    """How often the true caption is nearer to the picture than its false sibling, by difference. Chance: 0.5."""
     found = {}
     for difference in DIFFERENCES:
         scenes, *captions = sibling_pairs(difference, count)
@@ -138,42 +146,37 @@ def sibling_accuracy(learner: ClipLearner, count: int = 200) -> dict[str, float]
     return found
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_edu.retrieval", description=__doc__)
+def load_retrieval(path: Path = TABLE) -> list[Retrieval]:
+    """Load the recorded table. Raises FileNotFoundError if there is none."""
+    return read_table(path, Retrieval)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the options of the command line."""
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="a CLIP to measure")
     parser.add_argument("--count", type=int, default=256, help="pairs for retrieval, scenes for each attribute")
     parser.add_argument("--study", action="store_true", help="train small ones on more and more pairs")
     parser.add_argument("--out", type=Path, default=TABLE, help="of the study")
-    parser.add_argument("--threads", type=int, help="CPU threads for torch (default: all cores)")
-    args = parser.parse_args(arguments)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    judged = pairs_of("validation", args.count)
+
+
+def run(args: Namespace) -> None:
+    """Measure a CLIP, or train small ones and write their table."""
+    def r_at_1(learner: ClipLearner, images: Tensor, captions: list[str]) -> tuple[float, float]:
+        return recall(embed(learner, images[:args.count]), embed(learner, captions[:args.count]))
+
+    new, rows = pairs_of("validation", args.count), []
     if not args.study:
         learner = ClipLearner.load(args.folder)
-        to_text, to_picture = recall(*(embed(learner, part) for part in judged))
-        print(f"R@1 of {args.count}: picture to text {to_text:.1%}, text to picture {to_picture:.1%}")
-        for title, measure in ("zero-shot", zero_shot), ("told apart", sibling_accuracy):
-            table = measure(learner, args.count)
+        ways = dict(zip(("picture to text", "text to picture"), r_at_1(learner, *new)))
+        for title, table in ((f"R@1 of {args.count}", ways), ("zero-shot", zero_shot(learner, args.count)),
+                             ("siblings", sibling_accuracy(learner, args.count))):
             print(f"{title}: " + ", ".join(f"{name} {value:.1%}" for name, value in table.items()))
         return
-    rows = []
     images, captions = pairs_of("train", max(PAIRS))
     for count in PAIRS:
         torch.manual_seed(0)
-        *_, last = tqdm(train_on_pairs(ClipLearner(*SMALL), images[:count], captions[:count]), f"{count} pairs",
-                        total=PLAIN.steps, unit="step")
-        known = images[:args.count], captions[:args.count]
-        rows.append({"pairs": count} | {f"{name}, {way}": f"{value:.4f}" for name, data in (
-            ("trained on", known), ("new", judged)) for way, value in zip(("to text", "to picture"), recall(
-                *(embed(last.ema, part) for part in data)))})
-        print(rows[-1])
-        with replacing(args.out) as part, open(part, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-if __name__ == "__main__":
-    main()
+        pairs = images[:count], captions[:count]
+        *_, last = tqdm(train_on_pairs(ClipLearner(*SMALL), *pairs), f"{count} pairs", PLAIN.steps, unit="step")
+        rows.append(Retrieval(count, *r_at_1(last.ema, *pairs), *r_at_1(last.ema, *new)))
+        show(rows[-1])
+        write_table(args.out, rows)

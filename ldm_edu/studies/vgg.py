@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
@@ -36,15 +35,16 @@ class VGGFeatures(nn.Module):
 
 
 def vgg_lpips() -> LPIPS:
-    """LPIPS over VGG16 trained on ImageNet, with the weights of Zhang et al. (v0.1), fitted to human judgements.
+    """Build LPIPS over VGG16 trained on ImageNet, with the weights of Zhang et al. (v0.1), fitted to human judgements.
 
     torchvision downloads and caches VGG16 (528 MB); the weights are part of the `lpips` package. Raises
     FileNotFoundError when VGG16 is neither cached nor reachable.
     """
+    published = VGG16_Weights.IMAGENET1K_V1
     try:
-        trunk = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
-    except (URLError, OSError) as error:
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG16_Weights.IMAGENET1K_V1.url).name
+        trunk = published.get_state_dict(progress=True)
+    except OSError as error:    # URLError is one
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
         raise FileNotFoundError(f"VGG16's weights are not in {cached} and cannot be downloaded ({error}). "
                                 "LPIPS.tiny(), the default, needs no download.") from error
     net = VGGFeatures()

@@ -48,13 +48,18 @@ def check_size(size: int | tuple[int, int], multiple: int) -> tuple[int, int]:
     return sides
 
 
-def check_texts(name: str, value: str | list[str], empty: bool = True) -> list[str]:
-    """Return a string or a list of strings as a list; ValueError for anything else, and for no words unless `empty`."""
+def check_texts(name: str, value: str | list[str], empty: bool = True, prompts: int | None = None) -> list[str]:
+    """Return a string or a list of strings as a list; ValueError for anything else.
+
+    empty: whether texts without words will do. prompts: how many there are, if one text, or one for each, is expected.
+    """
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not values or not all(isinstance(text, str) for text in values):
         raise ValueError(f"{name}: got {value!r}, expected a string or a list of strings")
     if not empty and not all(text.strip() for text in values):
         raise ValueError(f"{name}: got {value!r}, expected words: the empty prompt is the unconditional one")
+    if prompts is not None and len(values) not in (1, prompts):
+        raise ValueError(f"{name}: got {len(values)}, expected 1 or as many as prompts, {prompts}")
     return list(values)
 
 

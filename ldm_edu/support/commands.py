@@ -1,7 +1,22 @@
-"""One shape for every command line: a parser from a module's docstring, and the number of threads."""
+"""One shape for every command line: a name that chooses what to run, a parser from a docstring, the threads."""
 from __future__ import annotations
 
 import argparse
+import sys
+
+
+def choose(prog: str, doc: str, names: dict[str, str], arguments: list[str] | None) -> tuple[str, list[str]]:
+    """Read which of `names` (a line about each) the arguments begin with; return it and the rest of the arguments.
+
+    arguments: None for those of the command line.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    listed = "\n".join(f"  {name:22}{line}" for name, line in names.items())
+    parser = argparse.ArgumentParser(prog=f"python -m {prog}", usage="%(prog)s NAME [options]", description=doc,
+                                     epilog=f"NAME:\n{listed}\n\nNAME --help lists the options of one.",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", metavar="NAME", choices=names, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments[:1]).name, arguments[1:]
 
 
 def command_line(prog: str, doc: str) -> argparse.ArgumentParser:

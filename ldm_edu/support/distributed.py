@@ -1,14 +1,45 @@
-"""Training in several processes under `torchrun`: who am I, and the mean of everybody's gradients."""
+"""Training in several processes under `torchrun`: rank, device, and the mean of all gradients."""
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that `torchrun` started, until the end of the block; without `torchrun` do nothing."""
+    if "RANK" in os.environ:    # the first process may encode images for long while the others wait
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def processes() -> tuple[int, int]:
     """Return this process's rank and the number of processes: (0, 1) outside of `torchrun`."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def pick_device() -> torch.device:
+    """Choose this process's GPU, or the CPU where there is none."""
+    gpus = torch.cuda.device_count()
+    if not gpus:
+        return torch.device("cpu")
+    device = torch.device("cuda", processes()[0] % gpus)
+    torch.cuda.set_device(device)    # for the barrier, which takes no device
+    return device
+
+
+def wait_for_all() -> None:
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def match_layout(like: Tensor, value: Tensor) -> Tensor:

@@ -7,14 +7,7 @@ from typing import NamedTuple
 from .scenes import KINDS, PLACES, Scene
 from .things import COLOURS
 
-# --- Captions -------------------------------------------------------------------------------------------------------
-
-def plural(kind: str) -> str:
-    """The plural of a kind's name."""
-    return {"cactus": "cacti", "snowman": "snowmen"}.get(kind, kind + "s")
-
-
-SAID = {  # how an attribute is put into words; {} marks where a place or a size is already part of the phrase
+SAID = {  # the wordings of each attribute
     "day": ("by day", "in daylight", "in the daytime"), "sunset": ("at sunset", "in the evening", "at dusk"),
     "night": ("at night", "by night", "under a night sky"),
     "grass": ("on the grass", "in a green meadow", "on a lawn"), "sand": ("on the sand", "in the desert", "on a beach"),
@@ -28,11 +21,11 @@ SAID = {  # how an attribute is put into words; {} marks where a place or a size
 NUMBERS = {2: "two", 3: "three"}
 RELATIONS = ("in front of", "to the left of", "to the right of")
 OPENINGS = ("", "", "", "a picture of ", "a drawing of ")
-MAX_WORDS = 30  # with the two end marks, what the text encoder's 32 tokens hold
+MAX_WORDS = 30  # the text encoder's 32 tokens, less the start and end marks
 
 
 class Mention(NamedTuple):
-    """What a caption says of a thing, or of `count` alike; None where it says nothing."""
+    """What a caption says of one thing, or of `count` equal things; None where it says nothing."""
     kind: str
     colour: str | None = None
     size: str | None = None
@@ -50,37 +43,45 @@ class Caption(NamedTuple):
     relation: str | None = None
 
 
+def plural(kind: str) -> str:
+    """Return the plural of a kind's name."""
+    return {"cactus": "cacti", "snowman": "snowmen"}.get(kind, kind + "s")
+
+
 def phrase(mention: Mention, rng: random.Random) -> str:
-    """A mention in words."""
-    kind, number = (plural(mention.kind), NUMBERS[mention.count]) if mention.count > 1 else (mention.kind, "a")
+    """Put a mention into words."""
+    several = mention.count > 1
     words = [rng.choice(SAID[mention.size])] if mention.size else []
     words += [mention.colour] if mention.colour else []
-    if number == "a" and (words + [kind])[0][0] in "aeiou":
-        number = "an"
-    return " ".join([number, *words, kind] + ([rng.choice(SAID[mention.place])] if mention.place else []))
+    words += [plural(mention.kind) if several else mention.kind]
+    number = NUMBERS[mention.count] if several else "an" if words[0][0] in "aeiou" else "a"
+    where = [rng.choice(SAID[mention.place])] if mention.place else []
+    return " ".join([number, *words, *where])
+
+
+def relation_between(a, b) -> str | None:
+    """Find which of RELATIONS holds from thing `a` to thing `b`, each with a place and a front; None if none does."""
+    order = list(PLACES).index(a.place) - list(PLACES).index(b.place)
+    if order == 0:
+        return "in front of" if a.front and not b.front else None
+    return "to the left of" if order < 0 else "to the right of"
 
 
 def _mentions(scene: Scene, rng: random.Random) -> tuple[list[Mention], str | None]:
-    """What to say of the things, in what order, and how the first two relate."""
-    things = list(scene.things)
+    """Choose what to say of the things, in which order, and the relation of the first two."""
+    things, first, relation = list(scene.things), [], None
     rng.shuffle(things)
     twins = [t for t in things if (t.kind, t.colour) == (things[0].kind, things[0].colour)]
     if len(twins) > 1 and rng.random() < 0.6:
-        same_size = len({t.size for t in twins}) == 1
+        size = twins[0].size if len({t.size for t in twins}) == 1 and rng.random() < 0.5 else None
+        first = [Mention(twins[0].kind, twins[0].colour, size, count=len(twins))]
         things = [t for t in things if t not in twins]
-        first = [Mention(twins[0].kind, twins[0].colour, twins[0].size if same_size and rng.random() < 0.5 else None,
-                         None, len(twins))]
-    else:
-        first = []
-    relation = None
-    front = next((t for t in things if t.front), None)
-    behind = next((t for t in things if front and not t.front and t.place == front.place), None)
-    if not first and len(things) > 1 and rng.random() < 0.6:
+    elif len(things) > 1 and rng.random() < 0.6:
+        front = next((t for t in things if t.front), None)
+        behind = next((t for t in things if front and not t.front and t.place == front.place), None)
         a, b = (front, behind) if behind else things[:2]
-        order = list(PLACES).index(a.place) - list(PLACES).index(b.place)
-        relation = "in front of" if behind else RELATIONS[1] if order < 0 else RELATIONS[2] if order > 0 else None
-        if relation:
-            things = [a, b] + [t for t in things if t is not a and t is not b]
+        relation = relation_between(a, b)
+        things = [a, b] + [t for t in things if t is not a and t is not b]
     mentions = first + [
         Mention(t.kind, t.colour if rng.random() < 0.92 else None, t.size if rng.random() < 0.55 else None,
                 t.place if rng.random() < 0.6 and not (relation and i < 2) else None) for i, t in enumerate(things)]
@@ -90,7 +91,7 @@ def _mentions(scene: Scene, rng: random.Random) -> tuple[list[Mention], str | No
 
 
 def make_caption(scene: Scene, rng: random.Random) -> Caption:
-    """One of many captions of a scene: words, order and what is left unsaid are drawn from `rng`."""
+    """Draw one of many captions of a scene: its words, their order, and what it leaves unsaid."""
     mentions, relation = _mentions(scene, rng)
     said = {name: getattr(scene, name) if rng.random() < p else None
             for name, p in (("sky", 0.8), ("ground", 0.75), ("weather", 0.3 if scene.weather == "clear" else 0.85))}
@@ -108,16 +109,15 @@ def make_caption(scene: Scene, rng: random.Random) -> Caption:
         text = ", ".join(filter(None, [lead, opening + body, *around]))
         if len(text.replace(",", " ,").split()) <= MAX_WORDS:
             return Caption(text, **said, mentions=tuple(mentions), relation=relation)
-        shortened = [m for m in mentions if m.place or m.size]  # too long: leave something unsaid
-        if shortened:
-            longest = max(shortened, key=lambda m: bool(m.place) + bool(m.size))
-            index = mentions.index(longest)
-            mentions[index] = longest._replace(place=None) if longest.place else longest._replace(size=None)
+        longest = max(mentions, key=lambda m: bool(m.place) + bool(m.size))    # too long: leave something unsaid
+        if longest.place or longest.size:
+            unsaid = "place" if longest.place else "size"
+            mentions[mentions.index(longest)] = longest._replace(**{unsaid: None})
         else:
             said["weather"] = None
 
 
 def vocabulary() -> list[str]:
-    """Every word a caption can hold, sorted, punctuation included."""
+    """List every word a caption can hold, sorted, punctuation included."""
     text = [*OPENINGS, *RELATIONS, *NUMBERS.values(), *COLOURS, *KINDS, *map(plural, KINDS), "a an and ,"]
     return sorted({word for phrases in (*SAID.values(), text) for phrase in phrases for word in phrase.split()})

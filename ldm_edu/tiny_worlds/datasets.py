@@ -1,7 +1,4 @@
-"""Tiny Worlds as data sets: picture, caption and semantic map, all from one integer seed; and your own pictures.
-
-Every data set here yields the same `Example`, so whatever trains on one trains on the others.
-"""
+"""Tiny Worlds as a data set: picture, caption and semantic map from one seed; and your own pictures as another."""
 from __future__ import annotations
 
 import csv
@@ -17,53 +14,47 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..support.checks import expect
 from ..support.pictures import open_picture
 from .captions import Caption, make_caption
 from .landscapes import paint
 from .scenes import SPLITS, make_scene
 
 
+class Example(NamedTuple):
+    """What every data set yields. semantic_map: of `things.CLASSES`, or None where there is none."""
+    image: Tensor                  # (3, H, W), float32 in [-1, 1]
+    text: str
+    semantic_map: Tensor | None    # (H, W), int64
+
+
 def seeds_of(split: str, count: int, start: int = 0) -> range:
-    """`count` seeds of a split, one scene each."""
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}")
+    """List `count` seeds of a split, from its number `start` on; each is one scene."""
+    expect(split in SPLITS, "split", repr(split), f"one of {', '.join(SPLITS)}")
     return range(SPLITS[split] + start, SPLITS[split] + start + count)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 0…255 -> float32 in [-1, 1], any shape."""
+    """Convert uint8 0…255 to float32 in [-1, 1], any shape."""
     return images.float() / 127.5 - 1
 
 
 def to_tensor(image: np.ndarray | Image.Image) -> Tensor:
-    """uint8 (H, W, 3) -> float32 (3, H, W) in [-1, 1]."""
+    """Convert uint8 (H, W, 3) to float32 (3, H, W) in [-1, 1]."""
     return to_float(torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1))
 
 
-class Example(NamedTuple):
-    """image (3, H, W) float32 in [-1, 1]; its caption; semantic_map (H, W) int64, classes as in `things.CLASSES`,
-    or None where nobody drew one."""
-    image: Tensor
-    text: str
-    semantic_map: Tensor | None
-
-
 class TinyWorlds(Dataset):
-    """`count` scenes of a split as Examples, painted on demand; size is (height, width) in pixels.
-
-    Raises ValueError for an unknown split, a side under 16 pixels or a count under 1.
-    """
+    """`count` scenes of a split as Examples, painted on demand; size is (height, width) in pixels."""
 
     def __init__(self, split: str = "train", count: int = 10_000, size: tuple[int, int] = (64, 64)):
-        if count < 1 or min(size) < 16:
-            raise ValueError(f"count={count}, size={size}: expected at least 1 scene and 16 pixels a side")
         self.seeds, self.size = seeds_of(split, count), size
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def caption(self, index: int) -> Caption:
-        """The caption of scene `index`, with its facts."""
+        """Write the caption of scene `index`, with its facts."""
         seed = self.seeds[index]
         return make_caption(make_scene(seed), random.Random(f"caption {seed}"))
 
@@ -73,10 +64,7 @@ class TinyWorlds(Dataset):
 
 
 def render(split: str, count: int, start: int = 0, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, Tensor]:
-    """`count` scenes at once, for training to draw its batches from.
-
-    Returns images, uint8 (count, 3, H, W), and semantic maps, uint8 (count, H, W), classes as in `things.CLASSES`.
-    """
+    """Paint scenes at once: images (count, 3, H, W) and semantic maps (count, H, W), both uint8."""
     images, maps = np.empty((count, *size, 3), np.uint8), np.empty((count, *size), np.uint8)
     for i, seed in enumerate(seeds_of(split, count, start)):
         images[i], maps[i] = paint(make_scene(seed), *size)
@@ -86,9 +74,8 @@ def render(split: str, count: int, start: int = 0, size: tuple[int, int] = (64, 
 class CaptionedImages(Dataset):
     """Your own pictures as Examples: scaled and centre-cropped to size (height, width).
 
-    pairs: (image, text), the image a path or a Pillow image. Any torchvision classification set will do, given the
-    names of its classes: `CaptionedImages(CIFAR10("data"), names=CIFAR10.classes)`. See `read_folder` for a folder.
-    Raises ValueError if `pairs` is empty, and, when it is asked for, for a picture that `open_picture` refuses.
+    pairs: (image, text), the image a path or a Pillow image, as `read_folder` returns them. Or a torchvision data set
+    of classes: `CaptionedImages(CIFAR10("data"), names=CIFAR10.classes)`. Raises ValueError as `open_picture` does.
     """
 
     def __init__(self, pairs: Sequence[tuple], size: tuple[int, int] = (64, 64), names: Sequence[str] | None = None):
@@ -106,10 +93,10 @@ class CaptionedImages(Dataset):
 
 
 def read_folder(folder: str | Path) -> list[tuple[Path, str]]:
-    """The (path, caption) pairs of a folder with metadata.csv or metadata.jsonl (fields file_name and text).
+    """Read the (path, caption) pairs of a folder with metadata.csv or metadata.jsonl (fields file_name and text).
 
-    This is the imagefolder convention of Hugging Face `datasets`. Raises FileNotFoundError if the folder, its
-    metadata or a picture named there is missing, ValueError for a row without file name or caption.
+    The imagefolder convention of Hugging Face `datasets`. Raises FileNotFoundError if the folder, its metadata or a
+    picture is missing, ValueError for a row without file name or caption.
     """
     folder = Path(folder)
     table = next((folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()), None)
@@ -117,14 +104,12 @@ def read_folder(folder: str | Path) -> list[tuple[Path, str]]:
         raise FileNotFoundError(f"{folder}: expected a folder with metadata.csv or metadata.jsonl in it")
     with open(table, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file)) if table.suffix == ".csv" else [json.loads(r) for r in file if r.strip()]
-    pairs = []
+    if not rows:
+        raise ValueError(f"{table} names no pictures")
     for number, row in enumerate(rows, 1):
         name, text = row.get("file_name"), row.get("text")
         if not name or not isinstance(text, str) or not text.strip():
             raise ValueError(f"{table}, entry {number}: expected file_name and text, got {row}")
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{table}, entry {number}: there is no picture {folder / name}")
-        pairs.append((folder / name, text.strip()))
-    if not pairs:
-        raise ValueError(f"{table} names no pictures")
-    return pairs
+    return [(folder / row["file_name"], row["text"].strip()) for row in rows]

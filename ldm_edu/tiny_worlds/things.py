@@ -1,8 +1,4 @@
-"""The things of Tiny Worlds, drawn as flat shapes with Pillow.
-
-Each shape lands twice, once as a colour on the picture and once as a class number on the semantic map,
-so the two can never disagree.
-"""
+"""The things of Tiny Worlds: flat shapes, drawn with Pillow on a picture and its semantic map at once."""
 from __future__ import annotations
 
 from PIL import Image, ImageDraw
@@ -26,50 +22,39 @@ class Canvas:
         self.pen = ImageDraw.Draw(image, "RGBA")
         self.map = Image.new("L", image.size, 0)
         self.map_pen = ImageDraw.Draw(self.map)
-        self.origin, self.unit, self.label = (0.0, 0.0), 1.0, None
+        self.place(0.0, 0.0, 1.0, None)
 
     def place(self, x: float, y: float, unit: float, label: int | None):
-        """What follows stands at pixel (x, y), `unit` pixels to the unit; a label of None leaves the map alone."""
+        """Put the origin at pixel (x, y), with `unit` pixels to the unit; a label of None leaves the map alone."""
         self.origin, self.unit, self.label = (x, y), unit, label
 
-    def _points(self, points):
+    def _draw(self, shape: str, points, colour, lit: bool, **options):
+        """Draw one of Pillow's shapes on the picture and, as a class number, on the map: so the two always agree."""
         (ox, oy), u = self.origin, self.unit
-        return [(ox + x * u, oy - y * u) for x, y in points]
-
-    def _fill(self, colour, lit: bool):
-        if len(colour) == 3 and lit:
-            return tuple(round(c * k) for c, k in zip(colour, self.light))
-        return colour
+        points = [(ox + x * u, oy - y * u) for x, y in points]
+        if lit and len(colour) == 3:
+            colour = tuple(round(c * k) for c, k in zip(colour, self.light))
+        getattr(self.pen, shape)(points, fill=colour, **options)
+        if self.label is not None:
+            options.pop("joint", None)    # bends are round on the picture alone
+            getattr(self.map_pen, shape)(points, fill=self.label, **options)
 
     def polygon(self, points, colour, lit=True):
-        points = self._points(points)
-        self.pen.polygon(points, self._fill(colour, lit))
-        if self.label is not None:
-            self.map_pen.polygon(points, self.label)
+        self._draw("polygon", points, colour, lit)
 
     def box(self, x0, y0, x1, y1, colour, lit=True):
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour, lit)
 
     def ellipse(self, x, y, rx, ry, colour, lit=True, start=None, end=None):
-        """An ellipse about (x, y); with `start` and `end` (degrees, clockwise from the right) a filled pie slice."""
-        bounds = [value for point in self._points([(x - rx, y + ry), (x + rx, y - ry)]) for value in point]
-        for pen, fill in ((self.pen, self._fill(colour, lit)), (self.map_pen, self.label)):
-            if fill is None:
-                continue
-            if start is None:
-                pen.ellipse(bounds, fill)
-            else:
-                pen.pieslice(bounds, start, end, fill)
+        """Draw an ellipse about (x, y), or its slice from `start` to `end`, in degrees clockwise from the right."""
+        angles = {} if start is None else {"start": start, "end": end}
+        self._draw("pieslice" if angles else "ellipse", [(x - rx, y + ry), (x + rx, y - ry)], colour, lit, **angles)
 
     def line(self, points, colour, width: float, lit=True):
-        width = max(1, round(width * self.unit))
-        points = self._points(points)
-        self.pen.line(points, self._fill(colour, lit), width, joint="curve")
-        if self.label is not None:
-            self.map_pen.line(points, self.label, width)
+        self._draw("line", points, colour, lit, width=max(1, round(width * self.unit)), joint="curve")
 
 
-# --- Things: each stands on the origin and is about one unit tall. c is its colour, d a darker, l a lighter one.
+# Each thing stands on the origin and is about one unit tall. c is its colour, d a darker, l a lighter one.
 
 def draw_house(k: Canvas, c, d, l, night):
     k.box(0.16, 0.7, 0.28, 1.0, mix(d, INK, 0.3))
@@ -133,22 +118,20 @@ def draw_rocket(k: Canvas, c, d, l, night):
 
 
 def draw_balloon(k: Canvas, c, d, l, night):
-    k.line([(-0.24, 0.46), (-0.08, 0.14)], WOOD, 0.03)
-    k.line([(0.24, 0.46), (0.08, 0.14)], WOOD, 0.03)
-    k.ellipse(0, 0.64, 0.38, 0.38, c)
-    k.polygon([(-0.33, 0.46), (0.33, 0.46), (0.09, 0.22), (-0.09, 0.22)], c)
-    k.ellipse(0, 0.64, 0.22, 0.37, d)
-    k.polygon([(-0.19, 0.44), (0.19, 0.44), (0.05, 0.22), (-0.05, 0.22)], d)
-    k.ellipse(0, 0.64, 0.09, 0.37, l)
-    k.polygon([(-0.08, 0.44), (0.08, 0.44), (0.02, 0.22), (-0.02, 0.22)], l)
+    for side in (-1, 1):
+        k.line([(side * 0.24, 0.46), (side * 0.08, 0.14)], WOOD, 0.03)
+    for rx, ry, x, y, mouth, shade in ((0.38, 0.38, 0.33, 0.46, 0.09, c), (0.22, 0.37, 0.19, 0.44, 0.05, d),
+                                       (0.09, 0.37, 0.08, 0.44, 0.02, l)):
+        k.ellipse(0, 0.64, rx, ry, shade)
+        k.polygon([(-x, y), (x, y), (mouth, 0.22), (-mouth, 0.22)], shade)
     k.box(-0.11, 0, 0.11, 0.15, WOOD)
 
 
 def draw_cactus(k: Canvas, c, d, l, night):
-    for side, low, high in ((-1, 0.34, 0.66), (1, 0.44, 0.8)):
-        k.line([(0, low), (side * 0.3, low), (side * 0.3, high)], d if side > 0 else c, 0.16)
-        k.ellipse(side * 0.3, high, 0.08, 0.08, d if side > 0 else c)
-        k.ellipse(side * 0.3, low, 0.08, 0.08, d if side > 0 else c)
+    for x, low, high, shade in ((-0.3, 0.34, 0.66, c), (0.3, 0.44, 0.8, d)):
+        k.line([(0, low), (x, low), (x, high)], shade, 0.16)
+        k.ellipse(x, high, 0.08, 0.08, shade)
+        k.ellipse(x, low, 0.08, 0.08, shade)
     k.box(-0.14, 0, 0.14, 0.84, c)
     k.ellipse(0, 0.84, 0.14, 0.14, c)
     k.box(0.04, 0, 0.14, 0.84, d)

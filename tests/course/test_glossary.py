@@ -1,12 +1,14 @@
 """The glossary names what there is, and sends readers to the chapter that shows it."""
 import re
 
-from test_notebooks import SHOWN_IN
+import nbformat
 
-from ldm_edu.course.sync import ROOT
+from ldm_edu.course.sync import ROOT, package, shown
 
 SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "ldm_edu").rglob("*.py"))
-CHAPTER = {name: number for number, names in SHOWN_IN.items() for name in names.split()}
+KNOWN = package()
+CHAPTER = {definition.name: path.stem[:2] for path in (ROOT / "notebooks").glob("*.ipynb")
+           for _, definition in shown(nbformat.read(path, as_version=4), KNOWN)}
 
 
 def entries() -> list[tuple[str, list[str], list[str]]]:

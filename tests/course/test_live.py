@@ -1,4 +1,4 @@
-"""`%load_ext ldm_edu.live` in a real kernel: what a cell redefines, the package itself obeys."""
+"""`%load_ext ldm_edu.course.live` in a real kernel: the package obeys what a cell redefines."""
 import ast
 
 import pytest
@@ -7,14 +7,23 @@ from ldm_edu.course.sync import package
 
 PACKAGE = package()
 SETUP = """\
-%load_ext ldm_edu.live
+%load_ext ldm_edu.course.live
+from types import SimpleNamespace
 import torch
+from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.samplers import SAMPLERS, ddim
 from ldm_edu.schedule import Schedule, scaled_linear_schedule, timesteps
 schedule = scaled_linear_schedule()
 x = torch.ones(1, 1)
+
+class Network:
+    config, factor = SimpleNamespace(sample_size=2, in_channels=4), 8
+    def __call__(self, x, *context): return x
+    def text(self, prompts): return torch.zeros(len(prompts), 3, 5)
+
+ldm = LatentDiffusion(Network(), Network(), Network().text, schedule)
 def levels():
-    return [step.t for step in ddim(lambda x, t: x, x, schedule, steps=2)]
+    return [step.t for step in ldm.denoise("a cat", steps=2)]
 """
 
 
@@ -22,7 +31,7 @@ def levels():
 def kernel(running):
     """A kernel with a fresh package."""
     running("%reset -f")
-    running("%unload_ext ldm_edu.live")
+    running("%unload_ext ldm_edu.course.live")
     assert running(SETUP, "print(levels(), schedule.T)") == "[501, 1] 1000\n"
     return running
 
@@ -59,14 +68,14 @@ def test_what_equals_the_package_prints_nothing_and_undoes_an_edit(kernel):
 
 
 def test_an_edited_method_works_on_instances_old_and_new(kernel):
-    source = edited("Schedule.T", "return 501") + "\n\n    def extra(self): return 1"
+    source = edited("Schedule.sigma", "return 501") + "\n\n    def extra(self): return 1"
     assert kernel(source, "new = scaled_linear_schedule()",
-                  "print(schedule.T, new.T, new.extra(), type(new) is type(schedule) is Schedule)") == \
+                  "print(schedule.sigma, new.sigma, new.extra(), type(new) is type(schedule) is Schedule)") == \
         "live: Schedule replaces ldm_edu.schedule.Schedule until the kernel restarts\n501 501 1 True\n"
-    assert kernel("import pickle", "print(pickle.loads(pickle.dumps(schedule)).T)") == "501\n"
+    assert kernel("import pickle", "print(pickle.loads(pickle.dumps(schedule)).sigma)") == "501\n"
     assert kernel("new.unknown = 3").startswith("FrozenInstanceError")
     kernel(PACKAGE["Schedule"].source)
-    assert kernel("print(new.T, hasattr(new, 'extra'))") == "1000 False\n"
+    assert kernel("print(len(new.sigma), hasattr(new, 'extra'))") == "1000 False\n"
 
 
 def test_an_edited_layer_keeps_its_super_and_its_weights(kernel):
@@ -76,30 +85,14 @@ def test_an_edited_layer_keeps_its_super_and_its_weights(kernel):
                   ).endswith("\nTrue True 2\n")
 
 
-PIPELINE = """\
-from types import SimpleNamespace
-from ldm_edu.pipeline import LatentDiffusion
-
-class Network:
-    config, factor = SimpleNamespace(sample_size=2, in_channels=4), 8
-    def __call__(self, x, *context): return x
-    def text(self, prompts): return torch.zeros(len(prompts), 3, 5)
-
-ldm = LatentDiffusion(Network(), Network(), Network().text, schedule)
-def drawn():
-    steps = list(ldm.denoise("a cat", steps=2))
-    return [step.t for step in steps], bool(steps[-1].x0.any())
-"""
-
-
 def test_an_edit_takes_effect_in_the_pipeline_and_among_the_samplers(kernel):
-    assert kernel(PIPELINE, "print(drawn())") == "([501, 1], True)\n"
-    nothing = edited("Schedule.x0_from_eps", "return torch.zeros_like(x_t)")
-    assert kernel(nothing, "print(drawn())").endswith("\n([501, 1], False)\n")
-    kernel(PACKAGE["Schedule"].source)
-    backwards = edited("ddim", "yield Step(-1, x_T, x_T, x_T)")
-    assert kernel(backwards, "first = next(SAMPLERS['ddim'](None, x, schedule, 1))",
-                  "print(drawn()[0], first.t, SAMPLERS['ddim'] is ddim)").endswith("\n[-1, 501, 1] -1 True\n")
+    drawn = "print(bool(list(ldm.denoise('a cat', steps=1, sampler='euler'))[0].x0.any()))"
+    assert kernel(drawn) == "True\n"
+    assert kernel(edited("start_from", "return torch.zeros_like(noise)"), drawn).endswith("\nFalse\n")
+    kernel(PACKAGE["start_from"].source)
+    backwards = edited("ddim", "yield Step(-1, x, x, x)")
+    assert kernel(backwards, "first = next(SAMPLERS['ddim'](None, x, schedule, timesteps(1)))",
+                  "print(levels(), first.t, SAMPLERS['ddim'] is ddim)").endswith("\n[-1, 501, 1] -1 True\n")
     kernel(PACKAGE["ddim"].source)
     silent = edited("guided", "return lambda x, t: torch.zeros_like(x)")
     assert kernel(silent, "print(bool(list(ldm.denoise('a cat', steps=1))[0].eps.any()))").endswith("\nFalse\n")
@@ -107,7 +100,7 @@ def test_an_edit_takes_effect_in_the_pipeline_and_among_the_samplers(kernel):
 
 def test_a_field_more_in_a_dataclass(kernel):
     kernel("from ldm_edu.samplers import Step", "from ldm_edu.training import TrainConfig", "old = Step(1, x, x, x)")
-    one = ["step, = SAMPLERS['ddim'](lambda x, t: x, x, schedule, 1)",
+    one = ["step, = SAMPLERS['ddim'](lambda x, t: x, x, schedule, timesteps(1))",
            "print(len(vars(step)), old.t, type(step) is Step)"]
     assert kernel(PACKAGE["Step"].source + "\n    note: str = 'mine'", *one, "print(step.note)"
                   ).endswith("\n5 1 True\nmine\n")
@@ -117,7 +110,7 @@ def test_a_field_more_in_a_dataclass(kernel):
 
 
 def test_decorators_come_and_go(kernel):
-    gradient = ["x.requires_grad_()", "step, = SAMPLERS['ddim'](lambda x, t: x, x, schedule, 1)",
+    gradient = ["x.requires_grad_()", "step, = SAMPLERS['ddim'](lambda x, t: x, x, schedule, timesteps(1))",
                 "print(step.x.requires_grad)"]
     decorated = PACKAGE["ddim"].source
     assert decorated.startswith("@torch.no_grad()\ndef ")
@@ -129,14 +122,14 @@ def test_decorators_come_and_go(kernel):
 
 
 def test_a_cached_function_forgets(kernel):
-    width = ["from ldm_edu.landscape import gradient", "print(gradient((0, 0, 0), (9, 9, 9), 1, 1).size)"]
+    width = ["from ldm_edu.tiny_worlds.landscapes import gradient", "print(gradient((0, 0, 0), (9, 9, 9), 1, 1).size)"]
     assert kernel(*width) == "(1, 1)\n"
     assert kernel(edited("gradient", "width += 1"), *width).endswith("\n(2, 1)\n")
 
 
 def test_an_edit_sees_the_notebook_as_it_is_when_called(kernel):
-    source = edited("timesteps", "seen.append(len(SPACINGS))")  # the module has SPACINGS, the notebook seen
-    assert kernel("seen, SPACINGS = [], 'mine'", source, "levels(); print(seen)") == SAYS + "[3]\n"
+    source = edited("timesteps", "seen.append(int(np.pi))")  # the module has np, the notebook seen
+    assert kernel("seen, np = [], 'mine'", source, "levels(); print(seen)") == SAYS + "[3]\n"
     assert kernel("seen = []", "levels(); levels(); print(seen)") == "[3, 3]\n"
     assert kernel("del seen", "levels()") == "NameError: name 'seen' is not defined"
 
@@ -164,5 +157,5 @@ def test_other_names_are_the_notebooks_own(kernel):
 
 def test_unloading_restores_the_package(kernel):
     kernel(SHIFTED)
-    assert kernel("%unload_ext ldm_edu.live", "print(levels())") == "[501, 1]\n"
+    assert kernel("%unload_ext ldm_edu.course.live", "print(levels())") == "[501, 1]\n"
     assert kernel("def timesteps(*a): return None", "print(levels())") == "[501, 1]\n"

@@ -8,8 +8,8 @@ import types
 
 import nbformat
 import pytest
+from exercise_cells import EXERCISES, NOTEBOOKS, WRONG, cells_of, kind_of, namespace, nbgrader, said
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from test_exercises import EXERCISES, NOTEBOOKS, WRONG, cells_of, kind_of, namespace, nbgrader, said
 
 from ldm_edu.course.release import CONFIG, main
 from ldm_edu.course.sync import save

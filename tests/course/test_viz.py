@@ -1,16 +1,17 @@
-"""Pictures and widgets: the right pixels, the same bytes, and complaints shown instead of raised."""
+"""Pictures: the right pixels, and the same bytes each time."""
 import io
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from ldm_edu import DATA
 from ldm_edu.course import viz
+from ldm_edu.course.readme_figures import GALLERY
 from ldm_edu.tiny_worlds.captions import vocabulary
-from ldm_edu.tiny_worlds.datasets import render, to_float
+from ldm_edu.tiny_worlds.datasets import TinyWorlds, render, to_float
 from ldm_edu.tiny_worlds.things import CLASSES
 
 
@@ -80,37 +81,40 @@ def test_animation_is_a_gif_with_the_same_bytes_each_time():
 def test_contact_sheet_puts_tiles_in_rows():
     sheet = viz.contact_sheet([torch.full((3, 4, 4), -1.0)] * 3, columns=2, scale=1, gap=2)
     assert sheet.size == (10, 10) and sheet.getpixel((0, 0)) == (0, 0, 0) and sheet.getpixel((7, 7)) == (255, 255, 255)
+    assert viz.contact_sheet(torch.zeros(1, 3, 4, 4), scale=3).size == (12, 12)
+
+
+def test_contact_sheet_enlarges_pixels_and_keeps_white_gaps():
+    images = torch.rand(6, 3, 5, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    sheet = np.array(viz.contact_sheet(images, columns=3, scale=2, gap=3))
+    assert sheet.shape == (2 * 10 + 3, 3 * 8 + 2 * 3, 3)
+    white = np.ones(sheet.shape[:2], bool)
+    for i, image in enumerate(images):
+        y, x = i // 3 * 13, i % 3 * 11
+        assert np.array_equal(sheet[y:y + 10, x:x + 8], np.array(viz.to_pil(image, 2)))
+        white[y:y + 10, x:x + 8] = False
+    assert (sheet[white] == 255).all()
+
+
+def test_the_shipped_sheet_of_scenes_is_drawn_again():
+    world = TinyWorlds("validation", 48)
+    sheet = viz.contact_sheet([world[i].image for i in range(48)], columns=12)
+    assert np.array_equal(np.array(sheet), np.array(Image.open(DATA / "samples/world.png").convert("RGB")))
 
 
 def test_every_class_has_a_colour_and_every_gallery_prompt_is_in_the_vocabulary():
     assert viz.CLASS_COLOURS.N == len(CLASSES)
     words = set(vocabulary())
-    for prompt in viz.GALLERY:
+    for prompt in GALLERY:
         assert set(prompt.replace(",", " ,").split()) <= words, prompt
-    assert len(viz.GALLERY) == 16
+    assert len(GALLERY) == 16
 
 
-def test_explore_redraws_and_complains():
-    calls = []
-
-    def draw(prompt, steps, guidance, sampler):
-        calls.append((prompt, steps, guidance, sampler))
-        if not prompt:
-            raise ValueError("prompt: got ''")
-        return Image.new("RGB", (4, 4), (steps, 0, 0))
-
-    box = viz.explore(draw, prompt="a cat", steps=(1, 50, 20), guidance=(1.0, 9.0, 4.0), sampler=["ddim", "ddpm"])
-    prompt, steps, guidance, sampler, picture, complaint = box.children
-    assert isinstance(steps, ipywidgets.IntSlider) and isinstance(guidance, ipywidgets.FloatSlider)
-    assert calls == [("a cat", 20, 4.0, "ddim")]
-    steps.value = 30
-    assert calls[-1] == ("a cat", 30, 4.0, "ddim")
-    assert Image.open(io.BytesIO(picture.value)).getpixel((0, 0)) == (30, 0, 0)
-    before = picture.value
-    prompt.value = ""
-    assert "prompt: got" in complaint.value and picture.value == before
-    prompt.value = "a dog"
-    assert complaint.value == "" and calls[-1][0] == "a dog"
+def test_a_logarithmic_axis_is_labelled_where_it_should_be():
+    axis = plt.figure().add_subplot(xscale="log", xlim=(1, 4000))
+    viz.label_values(axis, [1, 7.5, 4000])
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "7.5", "4,000"]
+    assert len(axis.get_xticks(minor=True)) == 0
 
 
 def test_series_map_names_every_chapter():
@@ -120,10 +124,8 @@ def test_series_map_names_every_chapter():
 
 
 def test_a_picture_table_has_named_rows_and_titled_columns():
-    """Pictures and maps in one table; what `draw_edits` and `draw_conditions` draw into."""
     figure = viz.picture_table({"scenes": torch.zeros(2, 3, 8, 8), "maps": torch.zeros(2, 8, 8, dtype=torch.long)},
                                ["one", "two"])
     assert [axis.get_ylabel() for axis in figure.axes[::2]] == ["scenes", "maps"]
     assert [axis.get_title() for axis in figure.axes] == ["one", "two", "", ""]
     assert all(axis.images for axis in figure.axes)
-    plt.close(figure)

@@ -1,4 +1,5 @@
 """The benchmark: which way its ratio goes, on a clock that the test turns; and that its commands run."""
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 
 from ldm_edu.studies import bench
+from ldm_edu.studies.__main__ import main
 from ldm_edu.unet import UNet
 
 
@@ -24,12 +26,13 @@ def test_a_ratio_above_one_says_that_we_are_faster(monkeypatch):
     assert calls == ["ours", "theirs"] + ["ours", "theirs", "theirs", "ours", "ours", "theirs"]    # one to warm up
 
 
-def test_a_step_of_training_is_compared_in_every_precision(capsys):
+def test_a_step_of_training_is_compared_in_every_precision(capsys, monkeypatch):
     """What the U-Net gives is rounded to bfloat16 where the row says so, and nowhere else."""
     threads, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(bench, "compare_training", partial(bench.compare_training, batch=4))
     hook = register_module_forward_hook(lambda module, _, out: seen.append(out.dtype) if type(module) is UNet else None)
     try:
-        bench.main(["--train", "--pairs", "1", "--threads", "1"])
+        main(["bench", "--train", "--pairs", "1", "--threads", "1"])
     finally:
         torch.set_num_threads(threads)
         hook.remove()

@@ -64,9 +64,3 @@ def test_perplexity_counts_the_codes_in_use():
     torch.testing.assert_close(perplexity(torch.tensor([5, 2, 5, 2]), 8), torch.tensor(2.0))
     shares = torch.tensor([0.75, 0.25])
     torch.testing.assert_close(perplexity(torch.tensor([0, 0, 1, 0]), 8), (-(shares * shares.log()).sum()).exp())
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 4, 4), (3, 4, 4)])
-def test_a_latent_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"latent has shape .* expected \(batch, 3, height, width\)"):
-        quantizer()(torch.zeros(shape))

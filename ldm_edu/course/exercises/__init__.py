@@ -1,14 +1,11 @@
-"""`check("01.2", my_q_sample)`: the exercises' automatic checks, which name the likely mistake.
+"""`check("01.2", my_q_sample)`: automatic checks of the exercises, which name the likely mistake.
 
-An exercise says how to call an answer, what is right, and what the answers look like that are wrong in a known
-way, each with its hint. One module a chapter, `chapter_01` and so on, with a dictionary `EXERCISES`. Nothing in
-the package depends on them, and the tests plant wrong answers to see that each check fails with the hint it should.
+Each chapter has a module `chapter_NN` with a dictionary `EXERCISES`: id -> Exercise.
 """
 from __future__ import annotations
 
 import importlib
 import os
-import re
 import traceback
 import warnings
 from collections.abc import Callable
@@ -17,65 +14,55 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 class Hint(AssertionError):
-    """An answer is not right yet. A notebook shows the hint alone, without a traceback through this package."""
+    """An answer is wrong. A notebook shows the message alone, without a traceback."""
 
-    def _render_traceback_(self) -> list[str]:    # IPython asks for it
+    def _render_traceback_(self) -> list[str]:    # IPython calls it
         return [f"Not yet. {self}"]
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """What is asked, what is right and what is wrong in a known way.
+    """The right answer to an exercise, and the wrong ones that have a hint of their own.
 
-    right: the right answer: a function, or a value if a value is asked for. Values, and results of functions, are
-        numbers, tensors, arrays, truth values, texts, or tuples of these.
-    hint: what to say when the answer is wrong and no known mistake fits.
-    mistakes: hint -> what an answer looks like that makes this mistake: like `right`, a function or a value.
-    cases: for functions, the argument tuples to call the answer with; made anew for every call, always the same. By
-        tensors among them that require a gradient the result must be differentiable.
-    tolerance: largest difference allowed, relative to the largest right value; integers must be equal.
+    An answer is a function, or a value if there are no `cases`. Values and results are numbers, tensors, arrays,
+    booleans, strings, or tuples of these.
     """
 
     right: Any
-    hint: str
-    mistakes: dict[str, Any] = field(default_factory=dict)
-    cases: Callable[[], list[tuple]] | None = None
-    tolerance: float = 1e-4
+    hint: str                                                 # for a wrong answer that is none of the mistakes
+    mistakes: dict[str, Any] = field(default_factory=dict)    # hint -> the wrong answer that it is about
+    cases: Callable[[], list[tuple]] | None = None            # makes the arguments of each call, always the same
+    tolerance: float = 1e-4                                   # share of the largest right value; integers must be equal
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    """Draw standard normal numbers for a case."""
+    return torch.randn(shape, generator=Generator().manual_seed(seed))
 
 
 def find(id: str) -> Exercise:
-    """The exercise "01.2": the second of chapter 01. Raises ValueError if there is none."""
-    chapter = re.fullmatch(r"(\d\d)\.\d+", id if isinstance(id, str) else "")
-    if not chapter:
-        raise ValueError(f"exercise: got {id!r}, expected an id like '01.2'")
-    name = f"{__name__}.chapter_{chapter[1]}"
+    """Return an exercise by its id. Raises ValueError if there is none."""
     try:
-        exercises = importlib.import_module(name).EXERCISES
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        exercises = {}
-    if id not in exercises:
-        raise ValueError(f"exercise: got {id!r}, chapter {chapter[1]} has {', '.join(exercises) or 'none'}")
-    return exercises[id]
+        return importlib.import_module(f"{__name__}.chapter_{str(id)[:2]}").EXERCISES[id]
+    except (ModuleNotFoundError, KeyError):
+        raise ValueError(f"exercise: got {id!r}, expected the id of an exercise, like '01.2'") from None
 
 
 def check(id: str, answer: Any) -> None:
-    """Print whether `answer`, a function or a value, solves the exercise `id`; raise `Hint` if it does not.
+    """Print that an answer is right or not attempted yet, or raise `Hint`. Raises ValueError for an unknown id.
 
-    An answer that is None or ..., and a function that returns that or raises NotImplementedError, is not attempted
-    yet: that is said, and nothing else happens, unless the environment variable LDM_EDU_STRICT is 1, as when an
-    instructor grades. Random numbers are what they were afterwards. ValueError: no such exercise.
+    None, `...`, and a function that returns one of them or raises NotImplementedError are not attempted yet. With the
+    environment variable LDM_EDU_STRICT=1, for grading, that is a `Hint`, too.
     """
     exercise = find(id)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            attempted = _judge(exercise, answer)
+            attempted = _grade(exercise, answer)
         if not attempted and os.environ.get("LDM_EDU_STRICT") == "1":
             raise Hint("not attempted yet.")
     except Hint as hint:
@@ -83,48 +70,33 @@ def check(id: str, answer: Any) -> None:
     print(f"{id}: {'right' if attempted else 'not attempted yet'}")
 
 
-def _judge(exercise: Exercise, answer: Any) -> bool:
-    """Whether `answer` was attempted, if it is not wrong; then raises Hint."""
+def _grade(exercise: Exercise, answer: Any) -> bool:
+    """Return whether `answer` was attempted. Raises Hint if it is wrong."""
     found = _results(exercise, answer)
     if all(map(_missing, found)):
         return False
-
-    def problem(expected: Any) -> str:
-        """In words, the first difference from what `expected` gives; empty if there is none."""
-        pairs = zip(found, _results(exercise, expected))
-        return next(filter(None, (_difference(f, e, exercise.tolerance) for f, e in pairs)), "")
-
-    if wrong := problem(exercise.right):
-        known = (hint for hint, mistake in exercise.mistakes.items() if not problem(mistake))
-        raise Hint(next(known, f"{wrong} {exercise.hint}"))
-    if exercise.cases is not None and not all(_passes_gradients(answer, arguments) for arguments in exercise.cases()):
-        raise Hint("The values are right, but no gradient passes: compute the result from the arguments, by what torch "
-                   "can differentiate, without .detach(), .item() or no_grad.")
+    if wrong := _difference(found, _results(exercise, exercise.right), exercise.tolerance):
+        for hint, mistake in exercise.mistakes.items():
+            if not _difference(found, _results(exercise, mistake), exercise.tolerance):
+                raise Hint(hint)
+        raise Hint(f"{wrong} {exercise.hint}")
+    if exercise.cases and not all(_differentiable(answer, arguments) for arguments in exercise.cases()):
+        raise Hint("The values are right, but no gradient passes. Compute the result from the arguments with torch's "
+                   "differentiable functions, without .detach(), .item() or no_grad.")
     return True
 
 
-def _passes_gradients(answer: Callable, arguments: tuple) -> bool:
-    """Whether the result's sum has a derivative by each of the arguments that require one."""
-    asked = [a for a in arguments if isinstance(a, Tensor) and a.requires_grad]
-    if not asked:
-        return True
-    result = _call(answer, arguments)
-    if not isinstance(result, Tensor) or not result.requires_grad:
-        return False
-    return all(g is not None for g in torch.autograd.grad(result.sum(), asked, allow_unused=True))
-
-
-def _results(exercise: Exercise, answer: Any) -> list:
-    """What `answer` gives in each case; a value is its own result."""
+def _results(exercise: Exercise, answer: Any) -> tuple:
+    """Call `answer` for each case; a value is its own result."""
     if exercise.cases is None or _missing(answer):
-        return [answer]
+        return (answer,)
     if not callable(answer):
         raise Hint(f"Expected a function, got {_kind(answer)}. Pass its name, without calling it.")
-    return [_call(answer, arguments) for arguments in exercise.cases()]
+    return tuple(_call(answer, arguments) for arguments in exercise.cases())
 
 
 def _call(answer: Callable, arguments: tuple) -> Any:
-    """answer(*arguments); what goes wrong in there, or happens to the arguments, becomes a hint."""
+    """Call `answer`. Raises Hint if it stops with an error or changes its arguments."""
     before = [a.clone() if isinstance(a, Tensor) else None for a in arguments]
     torch.default_generator.manual_seed(0)    # an answer that draws gives the same in every call
     try:
@@ -133,12 +105,23 @@ def _call(answer: Callable, arguments: tuple) -> Any:
         return None
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)[1:]    # the first is this function's
-        theirs = [f for f in frames if f.filename == frames[0].filename]    # not those of torch and the package
-        where = f" (line {theirs[-1].lineno}: {theirs[-1].line})".replace(": )", ")") if theirs else ""
+        own = [f for f in frames if f.filename == frames[0].filename]    # not torch's, and not the package's
+        where = f" (line {own[-1].lineno}: {own[-1].line})" if own else ""
         raise Hint(f"Your function stops with {type(error).__name__}: {error}{where}") from None
     if not all(was is None or torch.equal(was, now) for was, now in zip(before, arguments)):
         raise Hint("Your function changes its arguments. Make new tensors: x = x + 1, not x += 1.")
     return result
+
+
+def _differentiable(answer: Callable, arguments: tuple) -> bool:
+    """Return whether the result has a gradient with respect to every argument that requires one."""
+    wanted = [a for a in arguments if isinstance(a, Tensor) and a.requires_grad]
+    if not wanted:
+        return True
+    result = _call(answer, arguments)
+    if not isinstance(result, Tensor) or not result.requires_grad:
+        return False
+    return all(g is not None for g in torch.autograd.grad(result.sum(), wanted, allow_unused=True))
 
 
 def _missing(result: Any) -> bool:
@@ -146,7 +129,7 @@ def _missing(result: Any) -> bool:
 
 
 def _difference(found: Any, right: Any, tolerance: float) -> str:
-    """In words, how `found` differs from `right`; empty if it does not."""
+    """Say how `found` differs from `right`; empty if it does not."""
     if isinstance(right, tuple):
         if not isinstance(found, tuple | list) or len(found) != len(right):
             return f"Expected {len(right)} results, got {_kind(found)}."
@@ -154,22 +137,22 @@ def _difference(found: Any, right: Any, tolerance: float) -> str:
     if isinstance(right, str):
         return "" if isinstance(found, str) and found == right else f"Got {found!r}."
     got, expected = _tensor(found), _tensor(right)
-    truth = expected.dtype == torch.bool
-    if got is None or got.shape != expected.shape or (got.dtype == torch.bool) != truth:
+    boolean = expected.dtype == torch.bool
+    if got is None or got.shape != expected.shape or (got.dtype == torch.bool) != boolean:
         return f"Expected {_kind(right)}, got {_kind(found)}."
-    exact, got, expected = not expected.is_floating_point(), got.double(), expected.double()
-    finite = expected.isfinite()
-    if finite.all() and not got.isfinite().all():
+    largest = expected.double().nan_to_num(0, 0, 0).abs().max().item() or 1    # mistakes may divide by 0
+    allowed = tolerance * largest if expected.is_floating_point() else 0.0
+    got, expected = got.double(), expected.double()
+    if expected.isfinite().all() and not got.isfinite().all():
         return "The result has values that are infinite or not a number."
-    allowed = 0.0 if exact else tolerance * (max(expected[finite].abs().tolist(), default=0) or 1)
     wrong = ~torch.isclose(got, expected, rtol=0, atol=allowed, equal_nan=True)
-    if truth and wrong.any():
-        return f"{wrong.sum()} of {wrong.numel()} truth values are wrong."
+    if boolean and wrong.any():
+        return f"{wrong.sum()} of {wrong.numel()} booleans are wrong."
     return f"The values are off by up to {(got - expected).abs().max():.2g}." if wrong.any() else ""
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """A number, array, tensor or list of numbers as a tensor on the CPU; None if it is none of these."""
+    """Convert a number, an array, a tensor or a list of numbers to a tensor on the CPU; None for anything else."""
     try:
         tensor = torch.as_tensor(value.copy() if isinstance(value, np.ndarray) else value)    # x[::-1] has bad strides
         return None if tensor.is_complex() else tensor.detach().cpu()
@@ -178,14 +161,14 @@ def _tensor(value: Any) -> Tensor | None:
 
 
 def _kind(value: Any) -> str:
-    """What `value` is, for a message."""
+    """Say what `value` is."""
     if value is None:
         return "nothing"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     if (tensor := _tensor(value)) is None:
         return "a function" if callable(value) else f"a value of type {type(value).__name__}"
-    truth = tensor.dtype == torch.bool
+    boolean = tensor.dtype == torch.bool
     if not tensor.ndim:
-        return "a truth value" if truth else "a number"
-    return f"a tensor of shape {tuple(tensor.shape)}" + " of truth values" * truth
+        return "a boolean" if boolean else "a number"
+    return f"a {'boolean ' * boolean}tensor of shape {tuple(tensor.shape)}"

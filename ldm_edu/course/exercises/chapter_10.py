@@ -1,138 +1,105 @@
 """Exercises of chapter 10: Fréchet distance, recall, the generator's loss, modes counted."""
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
 
-from . import Exercise
+from . import Exercise, draw
 
-
-def _randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=Generator().manual_seed(seed))
+EXERCISES = {}
 
 
-# --- 10.1: the distance of two Gaussians without correlations
-
-def _frechet(mean: Tensor, std: Tensor, mean_2: Tensor, std_2: Tensor) -> Tensor:
-    return (mean - mean_2).square().sum() + (std - std_2).square().sum()
-
-
-def _frechet_cases() -> list[tuple]:
-    return [(_randn(d, seed=d), 0.3 + _randn(d, seed=d + 1).abs(), _randn(d, seed=d + 2), 0.5 + _randn(d, seed=3).abs())
-            for d in (1, 3, 6)]
+# --- 10.1: the distance between two Gaussians without correlations
+EXERCISES["10.1"] = Exercise(
+    right=lambda m, s, n, r: (m - n).square().sum() + (s - r).square().sum(),
+    cases=lambda: [(draw(d, d), 0.3 + draw(d + 1, d).abs(), draw(d + 2, d), 0.5 + draw(3, d).abs()) for d in (1, 3, 6)],
+    hint="Without correlations, each dimension adds the squared difference between the means plus the squared "
+         "difference between the standard deviations.",
+    mistakes={
+        "You compare variances. Compare standard deviations: σ² + σ'² - 2σσ' = (σ - σ')².":
+            lambda m, s, n, r: (m - n).square().sum() + (s**2 - r**2).square().sum(),
+        "You take the root at the end. What is reported is the square, without the root.":
+            lambda m, s, n, r: torch.cat([m - n, s - r]).norm(),
+        "You forget the means.": lambda m, s, n, r: (s - r).square().sum(),
+        "You forget the standard deviations: a cloud shrunk to its centre would have a distance of 0.":
+            lambda m, s, n, r: (m - n).square().sum(),
+        "You add the variances without subtracting 2σσ': a cloud would be far from itself.":
+            lambda m, s, n, r: (m - n).square().sum() + (s**2 + r**2).sum(),
+        "The squares are missing.": lambda m, s, n, r: (m - n).abs().sum() + (s - r).abs().sum()})
 
 
 # --- 10.2: recall
-
-def _reach(points: Tensor, k: int) -> Tensor:
-    """Distance to the k-th neighbour; the 0th is the point itself."""
-    return torch.cdist(points, points).sort(1).values[:, k]
+def _reach(points, k):
+    return torch.cdist(points, points).sort(1).values[:, k]    # [:, 0] is the point itself
 
 
-def _share(points: Tensor, balls: Tensor, k: int) -> Tensor:
+def _share(points, balls, k):
     return (torch.cdist(points, balls) <= _reach(balls, k)).any(1).double().mean()
 
 
-def _recall(real: Tensor, fake: Tensor, k: int) -> Tensor:
-    return _share(real, fake, k)
-
-
-def _recall_cases() -> list[tuple]:
+def _recall_case(seed, k):
     """Fakes in one part of the real cloud, and some strays."""
-    cases = []
-    for seed, k in ((0, 1), (5, 2), (9, 3)):
-        real, fake = _randn(40, 2, seed=seed), 0.4 * _randn(25, 2, seed=seed + 1) + 0.5
-        cases.append((real.double(), torch.cat([fake, 3 + _randn(6, 2, seed=seed + 2)]).double(), k))
-    return cases
+    fake = torch.cat([0.4 * draw(seed + 1, 25, 2) + 0.5, 3 + draw(seed + 2, 6, 2)])
+    return draw(seed, 40, 2).double(), fake.double(), k
+
+
+EXERCISES["10.2"] = Exercise(
+    right=_share,
+    cases=lambda: [_recall_case(0, 1), _recall_case(5, 2), _recall_case(9, 3)],
+    hint="A ball around each *fake* point, to its k-th neighbour among the fakes; the share of *real* points in a "
+         "ball.",
+    mistakes={
+        "That is precision: the share of fakes in the balls of the real points. Swap the two.":
+            lambda real, fake, k: _share(fake, real, k),
+        "Each point is its own nearest neighbour, at distance 0. Your k-th is the one before.":
+            lambda real, fake, k: _share(real, fake, k - 1),
+        "Your balls reach one neighbour too far.": lambda real, fake, k: _share(real, fake, k + 1),
+        "Your balls are around the real points. That is coverage, not recall.":
+            lambda real, fake, k: (torch.cdist(real, fake).amin(1) <= _reach(real, k)).double().mean(),
+        "You return a count instead of a share.": lambda real, fake, k: len(real) * _share(real, fake, k)})
 
 
 # --- 10.3: what the generator minimises
-
-def _maker_loss(logits: Tensor) -> Tensor:
-    return F.softplus(-logits).mean()
-
-
-def _maker_cases() -> list[tuple]:
-    return [(3 * _randn(8, 1, seed=0) - 1,), (_randn(5, 1, seed=1) + 2,)]
+EXERCISES["10.3"] = Exercise(
+    right=lambda logits: F.softplus(-logits).mean(),
+    cases=lambda: [(3 * draw(0, 8, 1) - 1,), (draw(1, 5, 1) + 2,)],
+    hint="The mean of -log D of the generated samples, with D = sigmoid(logit).",
+    mistakes={
+        "That is log(1 - D), which saturates: where the discriminator is sure, it has no slope.":
+            lambda logits: -F.softplus(logits).mean(),
+        "That is the discriminator's loss for fakes. The generator wants the opposite.":
+            lambda logits: F.softplus(logits).mean(),
+        "The sign is wrong: fooling the discriminator must lower the loss.": lambda logits: -F.softplus(-logits).mean(),
+        "You take the sum instead of the mean.": lambda logits: F.softplus(-logits).sum(),
+        "You forget the logarithm.": lambda logits: -torch.sigmoid(logits).mean(),
+        "That is the generator's loss for a hinge. Take the sigmoid and the logarithm.": lambda logits: -logits.mean()})
 
 
 # --- 10.4: modes that are covered
-
-def _modes(x: Tensor, centres: Tensor, radius: float, least: int) -> int:
+def _modes(x, centres, radius, least):
     distance, mode = torch.cdist(x, centres).min(1)
     return int((torch.bincount(mode[distance < radius], minlength=len(centres)) >= least).sum())
 
 
-def _modes_cases() -> list[tuple]:
+def _modes_cases():
     centres = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 4.0], [8.0, 0.0], [8.0, 4.0]])
-    counts = (30, 12, 5, 1, 0, 0)
-    near = torch.cat([centre + 0.3 * _randn(count, 2, seed=i).clamp(-1, 1)
-                      for i, (centre, count) in enumerate(zip(centres, counts))])
-    strays = torch.tensor([[8.0, 1.5]]) + 0.1 * _randn(20, 2, seed=9)
-    just_beyond = centres[3] + torch.tensor([[0.78, 0.0]]).expand(6, -1)
-    x = torch.cat([near, strays, just_beyond])
+    near = [centres[i] + 0.3 * draw(i, count, 2).clamp(-1, 1) for i, count in enumerate((30, 12, 5, 1))]
+    strays = torch.tensor([8.0, 1.5]) + 0.1 * draw(9, 20, 2)
+    just_beyond = centres[3] + torch.tensor([0.78, 0.0]).expand(6, -1)
+    x = torch.cat([*near, strays, just_beyond])
     return [*((x, centres, 0.7, least) for least in (2, 5, 20)), (x, centres, 3.4, 20)]    # the last: circles overlap
 
 
-EXERCISES = {
-    "10.1": Exercise(
-        right=_frechet,
-        cases=_frechet_cases,
-        hint="Without correlations the formula falls apart: per dimension, the difference of the means squared plus "
-             "the difference of the standard deviations squared; all added.",
-        mistakes={
-            "You compare variances. In the formula σ² + σ'² - 2σσ' = (σ - σ')², it is the deviations that differ.":
-                lambda m, s, n, r: (m - n).square().sum() + (s**2 - r**2).square().sum(),
-            "You take the root at the end. The distance as everybody reports it is the square, without the root.":
-                lambda m, s, n, r: _frechet(m, s, n, r).sqrt(),
-            "You forgot the means.": lambda m, s, n, r: _frechet(0 * m, s, 0 * n, r),
-            "You forgot the spreads: a cloud shrunk to its centre would have a distance of 0.":
-                lambda m, s, n, r: (m - n).square().sum(),
-            "You add the variances and do not take off what they share, 2σσ': a cloud would be far from itself.":
-                lambda m, s, n, r: (m - n).square().sum() + (s**2 + r**2).sum(),
-            "The squares are missing.": lambda m, s, n, r: (m - n).abs().sum() + (s - r).abs().sum()}),
-    "10.2": Exercise(
-        right=_recall,
-        cases=_recall_cases,
-        hint="A ball around each *fake* point, to its k-th neighbour among the fakes; the share of *real* points in a "
-             "ball.",
-        mistakes={
-            "That is precision: the share of fakes in the balls of the real. Exchange the two.":
-                lambda real, fake, k: _share(fake, real, k),
-            "Each point is its own nearest neighbour, at distance 0. Your k-th is the one before.":
-                lambda real, fake, k: _share(real, fake, k - 1),
-            "Your balls reach one neighbour too far.": lambda real, fake, k: _share(real, fake, k + 1),
-            "Your balls stand around the real points. That is coverage, not recall: one stray fake cannot fill it.":
-                lambda real, fake, k: (torch.cdist(real, fake).amin(1) <= _reach(real, k)).double().mean(),
-            "You count. A share is asked for.": lambda real, fake, k: len(real) * _share(real, fake, k)}),
-    "10.3": Exercise(
-        right=_maker_loss,
-        cases=_maker_cases,
-        hint="-log D of the generated, with D = sigmoid(logit), as a mean.",
-        mistakes={
-            "That is log(1 - D), which saturates: where the judge is sure, it has no slope left.":
-                lambda logits: -F.softplus(logits).mean(),
-            "That is what the judge pays for fakes. The generator wants the opposite.":
-                lambda logits: F.softplus(logits).mean(),
-            "The sign: less loss must mean a judge more deceived.": lambda logits: -_maker_loss(logits),
-            "You add up where the mean is asked for.": lambda logits: len(logits) * _maker_loss(logits),
-            "You forget the logarithm.": lambda logits: -torch.sigmoid(logits).mean(),
-            "That is the loss for a hinge, minus the mean logit. Put it through the sigmoid and the logarithm.":
-                lambda logits: -logits.mean()}),
-    "10.4": Exercise(
-        right=_modes,
-        cases=_modes_cases,
-        hint="Nearest centre of each point; drop the points beyond the radius; count the centres that keep `least` or "
-             "more.",
-        mistakes={
-            "You count points that lie nowhere: beyond the radius of their nearest centre they belong to no mode.":
-                lambda x, c, r, n: _modes(x, c, float("inf"), n),
-            "You count a point for every mode within the radius. It belongs to the nearest alone.":
-                lambda x, c, r, n: int(((torch.cdist(x, c) < r).sum(0) >= n).sum()),
-            "One point is not a mode: `least` of them are.": lambda x, c, r, n: _modes(x, c, r, 1),
-            "More than `least`, you say; exactly `least` is enough.": lambda x, c, r, n: _modes(x, c, r, n + 1),
-            "You count points, not modes.":
-                lambda x, c, r, n: int((torch.cdist(x, c).amin(1) < r).sum()),
-            "You compare the squared distance with the radius.":
-                lambda x, c, r, n: _modes(x, c, r**0.5, n),
-            "You count the modes that are missed.": lambda x, c, r, n: len(c) - _modes(x, c, r, n)}),
-}
+EXERCISES["10.4"] = Exercise(
+    right=_modes,
+    cases=_modes_cases,
+    hint="The nearest centre of each point; drop points beyond the radius; count the centres that keep at least "
+         "`least`.",
+    mistakes={
+        "You count strays: a point beyond the radius of its nearest centre belongs to no mode.":
+            lambda x, c, r, n: _modes(x, c, float("inf"), n),
+        "You count a point for every centre within the radius. It belongs to the nearest alone.":
+            lambda x, c, r, n: int(((torch.cdist(x, c) < r).sum(0) >= n).sum()),
+        "One point does not make a mode: it takes `least` of them.": lambda x, c, r, n: _modes(x, c, r, 1),
+        "You ask for more than `least`. Exactly `least` is enough.": lambda x, c, r, n: _modes(x, c, r, n + 1),
+        "You count points, not modes.": lambda x, c, r, n: int((torch.cdist(x, c).amin(1) < r).sum()),
+        "You compare the squared distance with the radius.": lambda x, c, r, n: _modes(x, c, r**0.5, n),
+        "You count the modes that are missed.": lambda x, c, r, n: len(c) - _modes(x, c, r, n)})

@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises, one module a chapter: `WRONG`, id -> [(answer, part of the hint it must get)].
+"""Wrong answers to the exercises, one module for each chapter: `WRONG`, id -> [(answer, part of its hint)].
 
-Written as students would, not copied from the package's `mistakes`, to which they are held up.
+Written as students would write them, independently of the package's `mistakes`.
 """

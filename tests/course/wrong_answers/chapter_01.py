@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 01 as students write them, each with a fragment of the hint it must get."""
+"""Wrong answers to the exercises of chapter 01, each with a part of its hint."""
 import math
 
 import torch
@@ -157,11 +157,11 @@ def returns_the_mask(schedule, snr):
 
 WRONG = {
     "01.1": [
-        (forgets_the_root_of_beta, "beta is the variance of the noise"),
+        (forgets_the_root_of_beta, "beta is the variance of the added noise"),
         (shrinks_by_the_variance, "shrinks too much"),
-        (has_no_roots, "Both rates are variances"),
+        (has_no_roots, "Both factors are variances"),
         (only_adds, "the variance grows with every step"),
-        (swaps_the_rates, "changed places"),
+        (swaps_the_rates, "Signal and noise are swapped"),
         (lets_the_rates_sum_to_one, "do not belong together"),
         (works_in_place, "changes its arguments"),
         (averages, "Expected a tensor of shape (2, 2), got a number"),
@@ -174,16 +174,16 @@ WRONG = {
         (swaps_signal_and_noise, "at t = 0 nearly everything"),
         (takes_one_step_only, "what all steps up to t leave"),
         (counts_from_one, "Off by one"),
-        (takes_the_first_t_for_all, "make it (B, 1, 1, 1)"),
+        (takes_the_first_t_for_all, "reshape it to (B, 1, 1, 1)"),
         (returns_the_noise_as_well, "got a tuple of 2"),
         (adds_an_axis, "got a tensor of shape (4, 4, 3, 5, 4)"),
     ],
     "01.3": [
-        (starts_from_clean, "as if it were the clean picture"),
+        (starts_from_clean, "You treat x_s as clean"),
         (adds_all_the_noise_again, "is in x_s already"),
-        (subtracts_the_variances, "shrinks on the way"),
+        (subtracts_the_variances, "the noise of x_s shrinks, too"),
         (subtracts_the_deviations, "not standard deviations"),
-        (adds_a_variance, "The noise is a variance"),
+        (adds_a_variance, "Your factor of eps is a variance"),
         (returns_the_rates, "Expected a tensor of shape (3, 8, 8), got a tuple of 2"),
     ],
     "01.4": [
@@ -193,6 +193,6 @@ WRONG = {
         (compares_deviations, "ratio of the standard deviations"),
         (turns_it_upside_down, "noise over signal"),
         (looks_above, "starts high and falls"),
-        (returns_the_mask, "Expected a number, got a tensor of shape (1000,)"),
+        (returns_the_mask, "Expected a number, got a boolean tensor of shape (1000,)"),
     ],
 }

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 02 as students write them, each with a fragment of the hint it must get."""
+"""Wrong answers to the exercises of chapter 02, each with a part of its hint."""
 import math
 
 import torch
@@ -157,19 +157,19 @@ def keeps_the_rows(model, x0, t, eps, alpha_bar):
 
 WRONG = {
     "02.1": [
-        (takes_the_forward_variance, "knowing more narrows it"),
+        (takes_the_forward_variance, "which narrows it"),
         (returns_the_deviation, "You return the standard deviation"),
-        (forgets_to_invert, "one over the variance"),
+        (forgets_to_invert, "You return 1 over the variance"),
         (takes_the_level_of_t, "alpha_bar at t - 1"),
-        (swaps_x0_and_x_t, "changed places"),
+        (swaps_x0_and_x_t, "x_0 and x_t are swapped"),
         (forgets_the_roots, "take the roots"),
         (returns_the_mean_alone, "Expected 2 results, got a tensor of shape (5, 2)"),
     ],
     "02.2": [
-        (adds_the_noise_again, "x_t holds it already"),
-        (only_subtracts, "x_0 shrunk by the forward process"),
-        (divides_by_the_variance, "You divide by a share of variance"),
-        (subtracts_the_variance, "What eps was multiplied by"),
+        (adds_the_noise_again, "x_t contains it already"),
+        (only_subtracts, "still shrunk by the forward process"),
+        (divides_by_the_variance, "You divide by ᾱ_t"),
+        (subtracts_the_variance, "eps was multiplied by its root"),
         (takes_alpha, "That undoes one step"),
         (averages, "Expected a tensor of shape (2, 3, 4, 4), got a tensor of shape (3, 4, 4)"),
         (works_in_place, "changes its arguments"),
@@ -184,11 +184,11 @@ WRONG = {
         (returns_both, "Expected a tensor of shape (4, 2), got a tuple of 2"),
     ],
     "02.4": [
-        (sums, "must not depend on the size of the batch"),
-        (asks_for_x0, "You compare its guess with x0"),
-        (shows_the_answer, "no noise in it to guess"),
+        (sums, "must not depend on the batch size"),
+        (asks_for_x0, "You compare the prediction with x0"),
+        (shows_the_answer, "without any noise to predict"),
         (takes_the_absolute_error, "square the differences"),
-        (squares_the_mean, "errors up and down cancel"),
+        (squares_the_mean, "errors can cancel"),
         (weighs_by_the_snr, "L_simple drops the weights"),
         (keeps_the_rows, "Expected a number, got a tensor of shape (6,)"),
     ],

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 03 as students write them, each with a fragment of the hint it must get."""
+"""Wrong answers to the exercises of chapter 03, each with a part of its hint."""
 import torch
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
@@ -158,7 +158,7 @@ WRONG = {
         (takes_the_logarithm, "It is a logarithm"),
         (forgets_the_width, "the log-variance is not used"),
         (divides_by_the_deviation, "a large log-variance must give much noise"),
-        (forgets_the_mean, "Where is its centre?"),
+        (forgets_the_mean, "without the mean"),
         (halves_the_variance, "The values are off"),
         (returns_mean_and_noise, "Expected a tensor of shape (2, 4, 3, 3), got a tuple of 2"),
         (cuts_the_gradient, "no gradient passes"),
@@ -166,29 +166,29 @@ WRONG = {
     "03.2": [
         (forgets_the_half, "the ½ is missing"),
         (averages, "their divergences add up"),
-        (sums_the_batch, "Each picture has its own divergence"),
+        (sums_the_batch, "Return one number per picture"),
         (takes_the_deviation, "in its place"),
-        (turns_the_sign, "must have its least value"),
+        (turns_the_sign, "must have its minimum"),
         (drops_the_mean, "still lie elsewhere"),
         (keeps_the_map, "Expected a tensor of shape (3,), got a tensor of shape (3, 4, 2, 2)"),
     ],
     "03.3": [
         (does_not_normalise, "would outvote the others"),
-        (normalises_pixels, "You normalise along the pixels"),
-        (normalises_everything, "Each pixel has a vector of its own"),
-        (sums_pixels, "Take their mean"),
-        (averages_channels, "The weighted sum is asked for"),
-        (weighs_before_squaring, "Weigh after squaring"),
+        (normalises_pixels, "You normalise over the pixels"),
+        (normalises_everything, "Normalise each pixel"),
+        (sums_pixels, "Take the mean"),
+        (averages_channels, "Take the weighted sum"),
+        (weighs_before_squaring, "You square the weights"),
         (ignores_the_weights, "The weights are not used"),
         (averages_the_batch, "Expected a tensor of shape (2,), got a number"),
     ],
     "03.4": [
         (swaps_the_sides, "rewards low logits for originals"),
         (rewards_fakes, "take decoded images for originals"),
-        (forgets_the_hinge, "run away to infinity"),
+        (forgets_the_hinge, "the logits grow without limit"),
         (adds_without_a_half, "The ½ is missing"),
-        (forgets_the_margin, "both must reach 1"),
-        (cuts_the_mean, "a good patch pays for a bad one"),
+        (forgets_the_margin, "the logits must reach 1 and -1"),
+        (cuts_the_mean, "a good patch makes up for a bad one"),
         (takes_cross_entropy, "The values are off"),
         (keeps_the_patches, "Expected a number, got a tensor of shape (2, 1, 6, 6)"),
     ],

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 04 as students write them, each with a fragment of the hint it must get."""
+"""Wrong answers to the exercises of chapter 04, each with a part of its hint."""
 import torch
 import torch.nn.functional as F
 
@@ -142,12 +142,13 @@ def returns_each_row(similarity, k):
 
 
 WRONG = {
-    "04.1": [(looks_ahead, "Turned round"), (sees_not_itself, "A word must see itself"),
+    "04.1": [(looks_ahead, "Transposed"), (sees_not_itself, "A token must see itself"),
              (marks_what_is_hidden, "You mark what is hidden"), (hides_nothing, "You hide nothing"),
-             (sees_the_next, "One word too many"), (adds_infinities, "of truth values, got")],
-    "04.2": [(forgets_to_transpose, "have changed places"), (goes_down_the_columns, "down the columns"),
-             (only_reshapes, "A reshape alone"), (puts_channels_last, "channels first"),
-             (overlaps, "Your patches overlap"), (turns_each_patch, "within a patch are turned"),
+             (sees_the_next, "One token too many"),
+             (adds_infinities, "Expected a boolean tensor of shape (4, 4), got")],
+    "04.2": [(forgets_to_transpose, "Patches and pixels are swapped"), (goes_down_the_columns, "down the columns"),
+             (only_reshapes, "reshape alone"), (puts_channels_last, "channels come first"),
+             (overlaps, "Your patches overlap"), (turns_each_patch, "Rows and columns within a patch"),
              (keeps_rows_and_columns, "Expected a tensor of shape (2, 9, 48), got a tensor of shape (2, 3, 3, 48)")],
     "04.3": [(asks_the_rows, "which text belongs"), (asks_the_columns, "which image belongs"),
              (takes_the_logarithm, "Take its exp"), (divides, "1 / temperature already"),
@@ -156,6 +157,6 @@ WRONG = {
              (keeps_the_batch, "Expected a number, got a tensor"),
              (forgets_the_logarithm, "cross-entropy of the rows")],
     "04.4": [(looks_down_the_columns, "down the columns"), (ignores_k, "always R@1"),
-             (takes_the_lowest, "k lowest"), (one_too_many, "at most k - 1"), (counts, "You count"),
+             (takes_the_lowest, "k lowest"), (one_too_many, "at most k - 1"), (counts, "You return a count"),
              (returns_each_row, "Expected a number")],
 }

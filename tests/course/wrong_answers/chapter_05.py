@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 05 as students write them, each with a fragment of the hint it must get."""
+"""Wrong answers to the exercises of chapter 05, each with a part of its hint."""
 import math
 
 import torch
@@ -105,6 +105,10 @@ def turns_each_head(x, heads):
     return torch.stack(x.chunk(heads, dim=-1), dim=1).mT
 
 
+def counts_heads_backwards(x, heads):
+    return torch.stack(x.chunk(heads, dim=-1)[::-1], dim=1)
+
+
 def too_many_heads(x, heads):
     return torch.stack(x.split(heads, dim=-1), dim=1)
 
@@ -156,27 +160,28 @@ WRONG = {
         (divides_by_d, "You divide by d"),
         (softmax_over_pixels, "Your columns add up to 1"),
         (forgets_the_softmax, "These are the scores"),
-        (does_not_normalise, "do not divide by their sum"),
-        (words_first, "Rows and columns have changed places"),
+        (does_not_normalise, "You do not divide by the sum"),
+        (words_first, "Rows and columns are swapped"),
         (sigmoids, "The values are off"),
         (one_pixel, "Expected a tensor of shape (5, 3), got a tensor of shape (3,)"),
     ],
     "05.2": [
-        (keys_for_values, "You mix the keys. What a word is found by"),
-        (values_for_keys, "You compare with the values"),
+        (keys_for_values, "You mix the keys"),
+        (values_for_keys, "Keys and values are swapped"),
         (looks_at_itself, "that is self-attention"),
-        (words_ask, "The words ask and the pixels answer"),
+        (words_ask, "You take queries from the context"),
         (no_root, "The √d is missing"),
-        (root_of_the_width, "the width of a query, after W_Q"),
+        (root_of_the_width, "the length of a query, after W_Q"),
         (stops_at_the_weights, "You return the weights"),
         (does_not_transpose, "stops with RuntimeError"),
         (returns_the_weights_too, "Expected a tensor of shape (5, 4), got a tuple of 2"),
     ],
     "05.3": [
-        (views, "You reshape where two dimensions have to change places"),
-        (does_not_swap, "The heads stand after the tokens"),
-        (interleaves, "A head takes every n-th number"),
+        (views, "reshape cannot swap dimensions"),
+        (does_not_swap, "Heads and tokens are swapped"),
+        (interleaves, "Each head takes every n-th number"),
         (turns_each_head, "within each head"),
+        (counts_heads_backwards, "The values are off"),
         (too_many_heads, "Expected a tensor of shape (2, 4, 5, 2), got a tensor of shape (2, 2, 5, 4)"),
     ],
     "05.4": [
@@ -185,7 +190,7 @@ WRONG = {
         (at_the_mean, "Your threshold is the mean"),
         (share_of_the_mask, "You divide by the mask"),
         (share_of_the_found, "You divide by what was found"),
-        (adds_the_areas, "You count twice"),
-        (keeps_the_map, "Expected a number, got a tensor of shape (6, 6) of truth values"),
+        (adds_the_areas, "You count the overlap twice"),
+        (keeps_the_map, "Expected a number, got a boolean tensor of shape (6, 6)"),
     ],
 }

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 06 as students write them, each with a fragment of the hint it must get."""
+"""Wrong answers to the exercises of chapter 06, each with a part of its hint."""
 import torch
 import torch.nn.functional as F
 
@@ -186,9 +186,9 @@ WRONG = {
         (forgets_the_scale, "as the encoder gives it"),
         (divides_by_the_scale, "the way back, before decoding"),
         (forgets_the_roots, "The roots are missing"),
-        (swaps_signal_and_noise, "Signal and noise have changed places"),
-        (adds_up, "You add up where the mean is asked for"),
-        (adds_up_the_batch, "add up over the batch"),
+        (swaps_signal_and_noise, "Signal and noise are swapped"),
+        (adds_up, "You take the sum instead of the mean"),
+        (adds_up_the_batch, "You add up the batch"),
         (wants_the_latent, "with the clean latent"),
         (wants_its_input, "with its own input"),
         (takes_l1, "The square is missing"),
@@ -201,17 +201,17 @@ WRONG = {
         (drops_everything, "You drop everything"),
         (keeps_the_share, "You drop the wrong items"),
         (puts_zeros, "You put zeros"),
-        (drops_tokens, "A condition is dropped whole"),
+        (drops_tokens, "A condition is dropped as a whole"),
         (drops_the_first, "The values are off"),
         (gives_only_the_kept, "Expected a tensor of shape (12, 5, 6)"),
     ],
     "06.3": [
-        (reverses_the_sign, "you lead away from the condition"),
-        (swaps_the_two, "have changed places"),
-        (takes_one_less, "At scale 1 you do nothing at all"),
-        (starts_at_the_condition, "You are one too far"),
-        (adds_both, "two noises, one too many"),
-        (forgets_the_start, "forget to start from anything"),
+        (reverses_the_sign, "You lead away from the condition"),
+        (swaps_the_two, "Conditional and unconditional are swapped"),
+        (takes_one_less, "At scale 1 yours is unconditional"),
+        (starts_at_the_condition, "You go one too far"),
+        (adds_both, "You add the conditional noise itself"),
+        (forgets_the_start, "forget to add it to the unconditional noise"),
         (does_not_guide, "the scale is not used"),
         (mixes_the_contexts, "You mix the contexts"),
         (averages, "The values are off"),
@@ -220,10 +220,10 @@ WRONG = {
     "06.4": [
         (takes_the_deviation, "the standard deviation itself"),
         (takes_the_variance, "You divide by the variance"),
-        (counts_the_mean, "counts the mean as spread"),
+        (counts_the_mean, "the root mean square"),
         (forgets_the_root, "and no root"),
         (takes_absolute_values, "mean absolute value"),
-        (scales_each_channel, "you give each its own"),
+        (scales_each_channel, "You give each channel its own factor"),
         (scales_each_latent, "The values are off"),
         (scales_the_latents, "Expected a number"),
     ],

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 07 as students write them, each with a fragment of the hint it must get."""
+"""Wrong answers to the exercises of chapter 07, each with a part of its hint."""
 import math
 
 import torch
@@ -102,49 +102,49 @@ def gives_the_length(x0, before, sigma_before, sigma, sigma_next):
 
 # --- 07.3
 
-def turns_the_spreads(guided_x0, told_x0, phi):
-    wide = guided_x0.std((1, 2, 3), keepdim=True) / told_x0.std((1, 2, 3), keepdim=True)
+def turns_the_spreads(guided_x0, cond_x0, phi):
+    wide = guided_x0.std((1, 2, 3), keepdim=True) / cond_x0.std((1, 2, 3), keepdim=True)
     return phi * wide * guided_x0 + (1 - phi) * guided_x0
 
 
-def takes_the_batch(guided_x0, told_x0, phi):
-    return guided_x0 * (phi * told_x0.std() / guided_x0.std() + 1 - phi)
+def takes_the_batch(guided_x0, cond_x0, phi):
+    return guided_x0 * (phi * cond_x0.std() / guided_x0.std() + 1 - phi)
 
 
-def takes_each_channel(guided_x0, told_x0, phi):
-    ratio = told_x0.flatten(2).std(2) / guided_x0.flatten(2).std(2)
+def takes_each_channel(guided_x0, cond_x0, phi):
+    ratio = cond_x0.flatten(2).std(2) / guided_x0.flatten(2).std(2)
     return guided_x0 * (phi * ratio[..., None, None] + 1 - phi)
 
 
-def takes_the_variance(guided_x0, told_x0, phi):
-    ratio = told_x0.var((1, 2, 3), keepdim=True) / guided_x0.var((1, 2, 3), keepdim=True)
+def takes_the_variance(guided_x0, cond_x0, phi):
+    ratio = cond_x0.var((1, 2, 3), keepdim=True) / guided_x0.var((1, 2, 3), keepdim=True)
     return guided_x0 * (phi * ratio + 1 - phi)
 
 
-def swaps_phi(guided_x0, told_x0, phi):
-    ratio = told_x0.std((1, 2, 3), keepdim=True) / guided_x0.std((1, 2, 3), keepdim=True)
+def swaps_phi(guided_x0, cond_x0, phi):
+    ratio = cond_x0.std((1, 2, 3), keepdim=True) / guided_x0.std((1, 2, 3), keepdim=True)
     return guided_x0 * ((1 - phi) * ratio + phi)
 
 
-def ignores_phi(guided_x0, told_x0, phi):
-    return guided_x0 * told_x0.std((1, 2, 3), keepdim=True) / guided_x0.std((1, 2, 3), keepdim=True)
+def ignores_phi(guided_x0, cond_x0, phi):
+    return guided_x0 * cond_x0.std((1, 2, 3), keepdim=True) / guided_x0.std((1, 2, 3), keepdim=True)
 
 
-def mixes_the_two(guided_x0, told_x0, phi):
-    return guided_x0.lerp(told_x0, phi)
+def mixes_the_two(guided_x0, cond_x0, phi):
+    return guided_x0.lerp(cond_x0, phi)
 
 
-def forgets_the_rest(guided_x0, told_x0, phi):
-    return phi * ignores_phi(guided_x0, told_x0, phi)
+def forgets_the_rest(guided_x0, cond_x0, phi):
+    return phi * ignores_phi(guided_x0, cond_x0, phi)
 
 
-def takes_the_mean_square(guided_x0, told_x0, phi):
-    told, wide = (part.square().mean((1, 2, 3), keepdim=True).sqrt() for part in (told_x0, guided_x0))
-    return guided_x0 * (phi * told / wide + 1 - phi) + 0.1
+def takes_the_mean_square(guided_x0, cond_x0, phi):
+    cond, wide = (part.square().mean((1, 2, 3), keepdim=True).sqrt() for part in (cond_x0, guided_x0))
+    return guided_x0 * (phi * cond / wide + 1 - phi) + 0.1
 
 
-def gives_the_spreads(guided_x0, told_x0, phi):
-    return told_x0.std((1, 2, 3)) / guided_x0.std((1, 2, 3))
+def gives_the_spreads(guided_x0, cond_x0, phi):
+    return cond_x0.std((1, 2, 3)) / guided_x0.std((1, 2, 3))
 
 
 # --- 07.4
@@ -197,14 +197,14 @@ def gives_the_angle(a, b, u):
 
 WRONG = {
     "07.1": [
-        (climbs, "The sign is reversed: you add noise"),
+        (climbs, "The sign is wrong: you add noise"),
         (stays_in_x, "You step in x"),
         (returns_y, "You return y, not x"),
-        (goes_back_by_the_old_level, "with the old level's"),
+        (goes_back_by_the_old_level, "of the old level"),
         (takes_x_for_y, "you begin with x instead of y"),
         (takes_the_noise_in_x, "the noise in x"),
         (forgets_the_root, "You forget the root"),
-        (jumps_to_the_end, "You take all of the noise out"),
+        (jumps_to_the_end, "You remove all of the noise"),
         (takes_the_ratio_of_levels, "The values are off"),
         (gives_both, "Expected a tensor of shape (2, 4, 3, 3), got a tuple of 2"),
     ],
@@ -214,7 +214,7 @@ WRONG = {
         (does_not_look, "that is Euler's step"),
         (measures_in_sigma, "The clock is wrong"),
         (turns_the_ratio, "The ratio is upside down"),
-        (believes_in_equal_steps, "You take both steps for equally long"),
+        (believes_in_equal_steps, "both steps to be equally long"),
         (averages, "You average the two predictions"),
         (begins_before, "You begin at `before`"),
         (takes_squares, "The values are off"),
@@ -222,23 +222,23 @@ WRONG = {
     ],
     "07.3": [
         (turns_the_spreads, "you make the wide one wider"),
-        (takes_the_batch, "one spread for the whole batch"),
+        (takes_the_batch, "That is the spread of the batch"),
         (takes_each_channel, "a spread for each channel"),
         (takes_the_variance, "You take the variance"),
-        (swaps_phi, "have changed places"),
+        (swaps_phi, "are swapped"),
         (ignores_phi, "φ is not used"),
         (mixes_the_two, "You mix the two x0"),
-        (forgets_the_rest, "You forget the rest"),
+        (forgets_the_rest, "You forget to add"),
         (takes_the_mean_square, "The values are off"),
         (gives_the_spreads, "Expected a tensor of shape (3, 4, 5, 5), got a tensor of shape (3,)"),
     ],
     "07.4": [
         (goes_straight, "That is the straight line"),
-        (swaps_the_ends, "have changed places"),
+        (swaps_the_ends, "a and b are swapped"),
         (forgets_the_sine, "You forget to divide by sin θ"),
         (forgets_the_lengths, "Divide it by both lengths first"),
         (stretches, "You stretch the straight line"),
-        (takes_roots, "right for vectors at right angles"),
+        (takes_roots, "right only for a and b at right angles"),
         (takes_rows, "an angle for each row"),
         (takes_cosines, "The values are off"),
         (gives_the_angle, "Expected a tensor of shape (4, 3, 3), got a number"),

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 08 as students write them, each with a fragment of the hint it must get."""
+"""Wrong answers to the exercises of chapter 08, each with a part of its hint."""
 import torch
 
 # --- 08.1
@@ -181,21 +181,21 @@ WRONG = {
     ],
     "08.2": [
         (starts_twice, "added twice"),
-        (adds_the_noises, "You add the wishes' noises"),
+        (adds_the_noises, "You add the predicted noises"),
         (starts_from_nothing, "You forget to start"),
-        (swaps_the_scales, "The two scales have changed places"),
-        (averages_the_guided, "each wish counts half"),
-        (leads_from_image_to_text, "one wish away from the other"),
-        (leads_away, "The sign is reversed"),
+        (swaps_the_scales, "The two scales are swapped"),
+        (averages_the_guided, "each counts half"),
+        (leads_from_image_to_text, "You subtract the image's noise"),
+        (leads_away, "The sign is wrong"),
         (multiplies_the_scales, "The values are off"),
         (gives_one_number, "Expected a tensor of shape (2, 4, 3, 3), got a number"),
     ],
     "08.3": [
-        (paints_outside, "Inside and outside have changed places"),
+        (paints_outside, "Inside and outside are swapped"),
         (puts_the_clean_one, "You put the clean latent back"),
         (puts_noise, "You put the noise back"),
         (blends_variances, "The roots are missing"),
-        (swaps_signal_and_noise, "Signal and noise have changed places"),
+        (swaps_signal_and_noise, "Signal and noise are swapped"),
         (adds_on_top, "on top of x"),
         (keeps_x, "The values are off"),
         (gives_the_masked_part, "Expected a tensor of shape (2, 4, 4, 4)"),

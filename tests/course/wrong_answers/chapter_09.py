@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 09 as students write them, each with a fragment of the hint it must get."""
+"""Wrong answers to the exercises of chapter 09, each with a part of its hint."""
 import numpy as np
 
 # --- 09.1
@@ -171,19 +171,19 @@ def scales_the_weight_too(W, A, B, alpha):
 
 WRONG = {
     "09.1": [
-        (replaces_anywhere, "inside of `down_blocks`"),
-        (swaps_the_attentions, "the wrong way round"),
+        (replaces_anywhere, "inside `down_blocks`"),
+        (swaps_the_attentions, "The two attentions are swapped"),
         (counts_from_zero, "from 1"),
         (forgets_to_out, "You leave to_out alone"),
         (forgets_the_number, "no number"),
-        (wants_dots_on_both_sides, "a dot on one side only"),
+        (wants_dots_on_both_sides, "they have one dot only"),
         (changes_nothing, "You change nothing"),
-        (drops_the_last_part, "Cut the name at its dots"),
+        (drops_the_last_part, "Split the name at its dots"),
         (gives_the_parts, "Got ["),
         (RULES, "Expected a function"),
     ],
     "09.2": [
-        (takes_it_at_its_word, "at its word"),
+        (takes_it_at_its_word, "the first of your two numbers"),
         (counts_levels_from_one, "Levels count from 0"),
         (forgets_the_level, "the first level's channels"),
         (gives_all_channels, "all heads together"),
@@ -197,7 +197,7 @@ WRONG = {
         (takes_two_bytes, "You take 2 bytes"),
         (adds_the_sides, "You add the sides"),
         (misses_the_single_number, "has one number, not none"),
-        (gives_mebibytes, "You give mebibytes"),
+        (gives_mebibytes, "You return mebibytes"),
         (adds_a_header, "The values are off"),
         (gives_each_tensor, "Expected a number"),
     ],
@@ -208,7 +208,7 @@ WRONG = {
         (forgets_the_weight, "the change alone"),
         (transposes, "the transposed change"),
         (scales_both, "scaled twice"),
-        (takes_away, "You take the LoRA away"),
+        (takes_away, "You subtract the change"),
         (divides_by_the_columns, "number of columns"),
         (multiplies_in_the_wrong_order, "Your function stops"),
         (gives_the_change_and_the_weight, "Expected a tensor of shape (6, 6)"),

@@ -1,4 +1,4 @@
-"""Answers to the exercises of chapter 10 as students write them, each with a fragment of the hint it must get."""
+"""Wrong answers to the exercises of chapter 10, each with a part of its hint."""
 import torch
 import torch.nn.functional as F
 
@@ -75,7 +75,7 @@ def saturates(logits):
     return torch.log(1 - torch.sigmoid(logits)).mean()
 
 
-def judges(logits):
+def takes_the_discriminators_loss(logits):
     return -torch.log(1 - torch.sigmoid(logits)).mean()
 
 
@@ -138,9 +138,9 @@ WRONG = {
     "10.1": [
         (compares_variances, "You compare variances"),
         (takes_the_root, "You take the root at the end"),
-        (forgets_the_means, "You forgot the means"),
-        (forgets_the_spreads, "You forgot the spreads"),
-        (adds_the_variances, "what they share"),
+        (forgets_the_means, "You forget the means"),
+        (forgets_the_spreads, "You forget the standard deviations"),
+        (adds_the_variances, "without subtracting"),
         (forgets_the_squares, "The squares are missing"),
         (gives_each_dimension, "Expected a number, got a tensor"),
         (doubles_the_spreads, "The values are off"),
@@ -150,22 +150,22 @@ WRONG = {
         (counts_itself, "its own nearest neighbour"),
         (reaches_too_far, "one neighbour too far"),
         (gives_coverage, "That is coverage"),
-        (counts, "A share is asked for"),
+        (counts, "You return a count"),
         (gives_each_point, "Expected a number"),
     ],
     "10.3": [
         (saturates, "which saturates"),
-        (judges, "what the judge pays for fakes"),
+        (takes_the_discriminators_loss, "the discriminator's loss for fakes"),
         (reverses_the_sign, "The sign"),
-        (adds_up, "You add up"),
+        (adds_up, "You take the sum"),
         (forgets_the_logarithm, "You forget the logarithm"),
         (takes_the_hinge, "for a hinge"),
         (gives_each_logit, "Expected a number, got a tensor of shape (8, 1)"),
     ],
     "10.4": [
-        (counts_strays, "lie nowhere"),
-        (takes_one_point, "One point is not a mode"),
-        (wants_more_than_least, "exactly `least` is enough"),
+        (counts_strays, "You count strays"),
+        (takes_one_point, "One point does not make a mode"),
+        (wants_more_than_least, "Exactly `least` is enough"),
         (counts_points, "You count points, not modes"),
         (squares_the_distance, "squared distance"),
         (counts_the_missed, "the modes that are missed"),

@@ -5,7 +5,8 @@ import shutil
 import pytest
 import torch
 
-from ldm_edu.studies import autoencoder_losses as loss_study
+from ldm_edu.studies import autoencoder_losses as study
+from ldm_edu.studies.__main__ import main
 from ldm_edu.studies.autoencoder_losses import (
     LOSSES,
     LeanAutoencoder,
@@ -65,7 +66,7 @@ def test_the_lean_autoencoder_has_the_shapes_of_the_other(factor):
 def test_every_loss_starts_from_the_same_weights_and_sees_the_same_crops(monkeypatch):
     images = torch.randint(256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(0)).byte()
     seen = []
-    monkeypatch.setattr(loss_study, "random_crops",
+    monkeypatch.setattr(study, "random_crops",
                         lambda *args: seen.append(random_crops(*args, batch=2)) or seen[-1])
     firsts = {name: next(learn(weights, images, TrainConfig(1))).losses for name, weights in LOSSES.items()}
     assert all(torch.equal(batch, seen[0]) for batch in seen) and len(seen) == 4
@@ -77,15 +78,15 @@ def test_the_stored_study_is_whole():
     models, table = load_study()
     assert list(models) == list(table) == list(LOSSES)
     for name, row in table.items():
-        assert set(row) == {"sharpness", "LPIPS", "PSNR", "oracle"}
+        assert set(row) == {"loss", "sharpness", "LPIPS", "PSNR", "oracle"}
         assert 0 < row["sharpness"] < 2 and 15 < row["PSNR"] < 50 and 0 < row["LPIPS"] < 0.2, name
 
 
-def test_the_stored_four_can_be_judged_again_without_training(tmp_path):
-    shutil.copytree(loss_study.FOLDER, tmp_path / "losses")
+def test_the_stored_four_can_be_evaluated_again_without_training(tmp_path):
+    shutil.copytree(study.FOLDER, tmp_path / "losses")
     (tmp_path / "losses/table.csv").unlink()
-    loss_study.main(["--judge", "--judged", "16", "--out", str(tmp_path / "losses")])
+    main(["autoencoder_losses", "--evaluate", "--count", "16", "--out", str(tmp_path / "losses")])
     _, table = load_study(tmp_path / "losses")
     assert list(table) == list(LOSSES) and all(row["oracle"] > 0.9 for row in table.values())
-    for path in loss_study.FOLDER.glob("*.safetensors"):
+    for path in study.FOLDER.glob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / "losses" / path.name).read_bytes()

@@ -2,11 +2,11 @@
 import pytest
 import torch
 
-from ldm_edu.losses import l_simple
-from ldm_edu.recipes.pixel_unet import PIXELS, SmallUNet, little_world, load_pixel_model, main, pixel_recipe
+from ldm_edu.recipes.pixel_unet import PIXELS, SmallUNet, little_world, load_pixel_model, pixel_recipe
+from ldm_edu.recipes.runner import PROFILES
 from ldm_edu.samplers import ddpm
-from ldm_edu.schedule import cosine_schedule
-from ldm_edu.support.files import save_weights, write_tensors
+from ldm_edu.schedule import cosine_schedule, timesteps
+from ldm_edu.support.files import write_tensors
 
 SCHEDULE = cosine_schedule()
 CLOSE = 0.1  # root mean square; two different pictures of the world are at least 0.129 apart
@@ -27,8 +27,8 @@ def nearest(x, pictures):
 
 
 def samples(model, count=32):
-    *_, last = ddpm(model, torch.randn(count, 3, 16, 16, generator=seeded(10)), SCHEDULE, 100, spacing="trailing",
-                    generator=seeded(11))
+    levels = timesteps(100, spacing="trailing")
+    *_, last = ddpm(model, torch.randn(count, 3, 16, 16, generator=seeded(10)), SCHEDULE, levels, generator=seeded(11))
     return last.x
 
 
@@ -61,25 +61,11 @@ def test_the_bound_tells_pictures_from_blends_and_from_no_training(pictures):
 
 def test_the_recipe_is_the_same_every_time():
     before = torch.get_rng_state()
-    (a, loss_a, plan), (b, loss_b, _) = pixel_recipe(), pixel_recipe(steps=7)
+    (a, loss_a, config), (b, loss_b, _) = pixel_recipe(), pixel_recipe(steps=7)
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
     assert loss_a(a, seeded(3))["eps"] == loss_b(b, seeded(3))["eps"] != loss_a(a, seeded(4))["eps"]
-    assert plan.steps > 1000
-
-
-def test_l_simple_by_hand():
-    x0 = torch.randn(3, 2, generator=seeded(0))
-    draw = seeded(1)
-    t, eps = torch.randint(1000, (3,), generator=draw), torch.randn(3, 2, generator=draw)
-    total = 0.0
-    for i in range(3):
-        a = float(SCHEDULE.alpha_bar[t[i]])
-        for j in range(2):
-            x_t = a**0.5 * x0[i, j] + (1 - a) ** 0.5 * eps[i, j]
-            total += float(0.5 * x_t + t[i] / 1000 - eps[i, j]) ** 2
-    found = l_simple(lambda x, t: 0.5 * x + t[:, None] / 1000, x0, SCHEDULE, seeded(1))
-    assert float(found) == pytest.approx(total / 6, rel=1e-5)
+    assert config == PROFILES["pixels"]["cpu"].train == PROFILES["pixels"]["gpu"].train
 
 
 @pytest.mark.parametrize("size", [(16, 16), (13, 7), (3, 2)])
@@ -96,18 +82,6 @@ def test_small_unet(size):
     with torch.no_grad():
         torch.testing.assert_close(model(x, t[1])[1], model(x, t)[1])
         assert model(x, t).shape == x.shape and not torch.allclose(model(x, t), blind(x, t), atol=1e-3)
-
-
-def test_command_line(tmp_path):
-    """A short run leaves a file that loads as it was saved; there is nothing to resume where none was begun."""
-    main(["--steps", "3", "--out", str(tmp_path / "a" / "pixels")])
-    path = tmp_path / "a" / "pixels" / "model.safetensors"
-    assert path.stat().st_size < 10**6
-    model = load_pixel_model(path)
-    save_weights(model, tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
-    with pytest.raises(FileNotFoundError, match="state.safetensors"):
-        main(["--steps", "3", "--out", str(tmp_path / "b" / "pixels"), "--resume"])
 
 
 def test_a_missing_or_damaged_file_is_refused(tmp_path):
