@@ -48,7 +48,7 @@ sync: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.course.sync
 
 bench: $(INSTALLED)
-	$(VENV)/bin/python -m ldm_edu.studies.bench $(BENCH)
+	$(VENV)/bin/python -m ldm_edu.studies bench $(BENCH)
 
 refresh: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.course.refresh $(NOTEBOOKS)

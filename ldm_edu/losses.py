@@ -12,8 +12,8 @@ from .schedule import Schedule
 
 def l_simple(model: nn.Module, x0: Tensor, schedule: Schedule, generator: Generator) -> Tensor:
     """L_simple: mean squared error of the noise predicted in x0 (B, ...) at random t. Ho et al. 2020, eq. 14."""
-    t = torch.randint(schedule.T, (len(x0),), generator=generator)
-    eps = torch.randn(x0.shape, generator=generator)
+    t = torch.randint(schedule.T, (len(x0),), generator=generator).to(x0.device)
+    eps = torch.randn(x0.shape, generator=generator).to(x0)
     return F.mse_loss(model(schedule.add_noise(x0, eps, t), t), eps)
 
 

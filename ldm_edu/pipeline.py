@@ -55,21 +55,19 @@ class LatentDiffusion:
     def context(self, prompt: str | list[str] | None = None, image: Picture | list[Picture] | None = None,
                 semantic_map: Tensor | None = None) -> Tensor:
         """Embed exactly one kind of condition: tau(y), (B, N, D). semantic_map: numbers of classes (B, S, S)."""
-        conditions = {"prompt": prompt, "image": image, "semantic_map": semantic_map}
-        given = [name for name, y in conditions.items() if y is not None]
-        if len(given) != 1:
-            raise ValueError(f"condition: got {' and '.join(given) or 'none'}, expected one of {', '.join(conditions)}")
-        name, y = given[0], conditions[given[0]]
-        encoder = {"prompt": self.text, "image": self.image_encoder, "semantic_map": self.map_encoder}[name]
-        if encoder is None:
-            raise ValueError(f"{name}: got one, expected a prompt: this model has no encoder for anything else")
+        given = {"prompt": prompt, "image": image, "semantic_map": semantic_map}
+        given = {name: y for name, y in given.items() if y is not None}
+        known = {"prompt": self.text, "image": self.image_encoder, "semantic_map": self.map_encoder}
+        known = {name: encoder for name, encoder in known.items() if encoder is not None}
+        if len(given) != 1 or not given.keys() <= known.keys():
+            raise ValueError(f"condition: got {' and '.join(given) or 'none'}, expected one of {', '.join(known)}")
+        (name, y), = given.items()
+        encoder, weights = known[name], next(known[name].parameters())
         if name == "prompt":
             return encoder(check_texts(name, y))
-        weights = next(encoder.parameters())
         if name == "image":
             return encoder(to_pictures(y, self.autoencoder.factor, square=encoder.config.image_size).to(weights))
-        check_map(y, encoder.transformer.config.image_size, encoder.classes)
-        return encoder(y.to(weights.device))
+        return encoder(check_map(y, encoder.transformer.config.image_size, encoder.classes).to(weights.device))
 
     def predictor(self, prompt: str | list[str] | None = None, guidance_scale: float = 4.0,
                   negative_prompt: str | list[str] = "", **condition) -> tuple[EpsFn, Tensor]:
@@ -108,9 +106,8 @@ class LatentDiffusion:
         check_request(sampler, SAMPLERS, steps, self.schedule.T, seed, guidance_scale)
         height, width = (side, side) if size is None else check_size(size, self.autoencoder.factor)
         eps, cond = self.predictor(prompt, guidance_scale, negative_prompt, **condition)
-        shape = (len(cond), self.unet.config.in_channels, height // self.autoencoder.factor,
-                 width // self.autoencoder.factor)
-        generator = torch.Generator().manual_seed(int(seed))
+        generator, factor = torch.Generator().manual_seed(int(seed)), self.autoencoder.factor
+        shape = (len(cond), self.unet.config.in_channels, height // factor, width // factor)
         noise = torch.randn(shape, generator=generator).to(cond)
         levels = timesteps(steps, self.schedule.T, SPACING[sampler])
         x = start_from(0.0, noise, self.schedule, levels) if sampler == "euler" else noise

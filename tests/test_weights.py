@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 import torch
@@ -25,6 +28,7 @@ from transformers import CLIPTextModel
 from ldm_edu.autoencoder import AutoencoderConfig
 from ldm_edu.clip import TextConfig
 from ldm_edu.support.files import read_tensors, write_tensors
+from ldm_edu.support.skeleton import skeleton
 from ldm_edu.unet import UNetConfig
 from ldm_edu.weights import (
     AUTOENCODER,
@@ -335,3 +339,24 @@ def test_tensors_round_trip_and_others_may_read_them(tmp_path):
     write_tensors(tmp_path / "new" / "folder" / "x.safetensors", tensors)
     torch.testing.assert_close(read_tensors(tmp_path / "new/folder/x.safetensors"), tensors, rtol=0, atol=0)
     assert (tmp_path / "new/folder/x.safetensors").stat().st_mode & stat.S_IROTH
+
+
+def test_nothing_is_drawn_for_weights_that_are_read():
+    """In a fresh process: on the meta device a draw imports torch._dynamo, which takes seconds."""
+    code = ("import sys, torch; from ldm_edu import DATA; from ldm_edu.pipeline import LatentDiffusion\n"
+            "state = torch.get_rng_state(); slow = {'transformers', 'matplotlib', 'torchvision', 'huggingface_hub'}\n"
+            "print(*sorted(slow & sys.modules.keys()))\n"
+            "LatentDiffusion.from_pretrained(DATA / 'tiny-worlds').text_to_image('a red boat', steps=1)\n"
+            "print(torch.equal(state, torch.get_rng_state()), 'torch._dynamo' in sys.modules)")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["", "True False"]
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_skeleton_has_the_shapes_of_the_model_and_a_model_built_after_it_is_drawn(kind):
+    build = partial(LAYOUTS[kind].model, SMALL[kind])
+    empty, model = skeleton(build), build()
+    assert all(tensor.is_meta for tensor in empty.state_dict().values())
+    assert shapes(empty.state_dict()) == shapes(model.state_dict())
+    assert not any(tensor.is_meta for tensor in model.state_dict().values())
+    assert max(tensor.std() for tensor in model.state_dict().values() if tensor.ndim > 1) > 0

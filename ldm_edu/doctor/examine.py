@@ -1,12 +1,8 @@
-"""What is wrong with a model that draws noise, or blur, or what it likes: `python -m ldm_edu.doctor data/tiny-worlds`.
-
-The folder is a checkpoint, or what a training run leaves in data/training. Nothing is drawn: each check holds a number
-against one that it must reach, and a finding says what to do. Exit code 0: nothing found; 1: findings; 2: no model.
-"""
+"""The checks of a model. Nothing is sampled: each check compares one number with a bound that healthy models keep."""
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,43 +11,44 @@ from ..attention_maps import Recorder
 from ..metrics.distances import psnr
 from ..pipeline import LatentDiffusion
 from ..schedule import cosine_schedule, linear_schedule, scaled_linear_schedule
+from ..support.checks import expect
 from ..tiny_worlds.datasets import Example, TinyWorlds
 from .findings import Finding
 
-LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)    # of T: where the U-Net is asked
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)    # of T: where the U-Net is tested
 SCHEDULES = {"the linear schedule": linear_schedule, "the scaled-linear schedule": scaled_linear_schedule,
              "the cosine schedule": cosine_schedule}
 
 
+@torch.no_grad()
 def examine(ldm: LatentDiffusion, examples: Sequence[Example] | None = None) -> list[Finding]:
-    """What is wrong with a model, the most basic first; an empty list if nothing is.
+    """List what is wrong with a model, the most basic first.
 
     examples: at least 8, of the size of training, with different texts; by default 32 validation scenes. Semantic maps
-    are used if all have one. A check whose outcome an earlier finding explains is left out. Deterministic, on the
-    model's device. Raises ValueError for other examples.
+    are used if all have one. A check whose outcome an earlier finding explains is left out. Raises ValueError for
+    other examples.
     """
     examples = default_examples() if examples is None else examples
-    if len(examples) < 8 or len({example.text for example in examples}) < 2:
-        raise ValueError(f"examples: got {len(examples)}, expected at least 8, with different texts")
+    expect(len(examples) >= 8 and len({example.text for example in examples}) > 1, "examples", len(examples),
+           "at least 8, with different texts")
     found = []
-    with torch.no_grad():
-        for finding in _checks(ldm, examples):
-            found.append(finding)
-            if finding.severity == "stop":
-                break
+    for finding in _checks(ldm, examples):
+        found.append(finding)
+        if finding.severity == "stop":
+            break
     return found
 
 
 def default_examples() -> list[Example]:
-    """32 scenes that no training saw."""
+    """Paint 32 scenes that are absent from training."""
     return [TinyWorlds("validation", 32)[i] for i in range(32)]
 
 
 def _checks(ldm: LatentDiffusion, examples: Sequence[Example]) -> Iterator[Finding]:
     yield from _numbers(ldm)
-    first = list(_autoencoder(ldm, _images(ldm, examples)))
-    yield from first
     case = Case(ldm, examples)
+    first = list(_autoencoder(ldm, case.images))
+    yield from first
     if "KL" not in {finding.check for finding in first}:    # else the latents are not those of the U-Net's training
         yield from _schedule(case)
     yield from _unet(case)
@@ -64,13 +61,13 @@ def _numbers(ldm: LatentDiffusion) -> Iterator[Finding]:
             yield Finding("numbers", "stop", f"{len(bad)} tensors of {part}, {bad[0]} first, hold NaN or infinity.")
 
 
-# --- The first stage ------------------------------------------------------------------------------------------------
+# All bounds below are written so that NaN counts as a fault.
 
 def _autoencoder(ldm: LatentDiffusion, images: Tensor) -> Iterator[Finding]:
     mean, logvar = ldm.autoencoder.encode(images)
     decoded = ldm.autoencoder.decode(mean)
-    loud = not (outside := (decoded.abs() > 1.05).float().mean().item()) <= 0.05
-    if loud:
+    outside = (decoded.abs() > 1.05).float().mean().item()
+    if loud := not outside <= 0.05:
         yield Finding("pixel range", "fault", f"{outside:.0%} of the decoded pixels are not in [-1, 1].")
     kl = (mean.square() + logvar.exp() - 1 - logvar).mean((0, 2, 3)) / 2                  # (4,), nats per number
     if dead := [channel for channel, nats in enumerate(kl) if not nats > 0.02]:
@@ -85,51 +82,45 @@ def _autoencoder(ldm: LatentDiffusion, images: Tensor) -> Iterator[Finding]:
         yield Finding("latent scale", "stop", f"the scaled latents' standard deviation is {std:.2f}, expected about 1.")
 
 
-# --- The second stage -----------------------------------------------------------------------------------------------
-
 class Case:
-    """What the checks of the U-Net share: clean latents and noise, both (B, 4, h, w); the contexts of each kind."""
+    """What the checks share: images, latents and noise (B, 4, h, w), and the contexts (B, N, D) of each kind."""
 
     def __init__(self, ldm: LatentDiffusion, examples: Sequence[Example]):
-        images = _images(ldm, examples)
+        self.images = torch.stack([example.image for example in examples]).to(next(ldm.unet.parameters()).device)
         self.unet, self.schedule = ldm.unet, ldm.schedule
         self.levels = [int(level * self.schedule.T) for level in LEVELS]
-        self.z = ldm.autoencoder.to_latent(images)
+        self.z = ldm.autoencoder.to_latent(self.images)
         self.eps = torch.randn(self.z.shape, generator=torch.Generator().manual_seed(0)).to(self.z)
         self.losses: dict[tuple, float] = {}
         self.contexts = {"text": ldm.context([example.text for example in examples])}
         if ldm.image_encoder is not None:
-            self.contexts["image"] = ldm.context(image=images)
+            self.contexts["image"] = ldm.context(image=self.images)
         if ldm.map_encoder is not None and all(example.semantic_map is not None for example in examples):
             self.contexts["map"] = ldm.context(semantic_map=torch.stack([example.semantic_map for example in examples]))
 
-    def predict(self, t: int, context: Tensor, told: int | None = None) -> Tensor:
-        """The noise that the U-Net sees in the latents at level t, told that it is level `told`, by default t."""
+    def predict(self, t: int, context: Tensor, t_unet: int | None = None) -> Tensor:
+        """Predict the noise in the latents at level t; the U-Net is given `t_unet`, by default t."""
         z_t = self.schedule.add_noise(self.z, self.eps, t)
-        return self.unet(z_t, torch.tensor(t if told is None else told, device=self.z.device), context)
+        return self.unet(z_t, torch.tensor(t if t_unet is None else t_unet, device=self.z.device), context)
 
-    def loss(self, t: int, kind: str, told: int | None = None, shift: int = 0) -> float:
-        """The mean squared error of `predict`, each picture told the context of the one `shift` before it."""
-        key = (t, kind, t if told is None else told, shift)
+    def loss(self, t: int, kind: str, t_unet: int | None = None, shift: int = 0) -> float:
+        """MSE of eps when contexts are rolled by `shift` (0 = matching)."""
+        key = (t, kind, t if t_unet is None else t_unet, shift)
         if key not in self.losses:
-            error = self.predict(t, self.contexts[kind].roll(shift, 0), told) - self.eps
+            error = self.predict(t, self.contexts[kind].roll(shift, 0), t_unet) - self.eps
             self.losses[key] = error.square().mean().item()
         return self.losses[key]
 
 
-def _images(ldm: LatentDiffusion, examples: Sequence[Example]) -> Tensor:
-    return torch.stack([example.image for example in examples]).to(next(ldm.unet.parameters()).device)
-
-
 def _schedule(case: Case) -> Iterator[Finding]:
-    """At the same noise, a U-Net errs least when it is told the t that the schedule of its training has for it."""
+    # At the same noise, a U-Net errs least at the t that the schedule of its training has for that noise.
     T, alpha_bar, levels = case.schedule.T, case.schedule.alpha_bar, case.levels[1:4]
-    told = {name: [int((make(T).alpha_bar - alpha_bar[t]).abs().argmin()) for t in levels]
+    rows = {name: [int((make(T).alpha_bar - alpha_bar[t]).abs().argmin()) for t in levels]
             for name, make in SCHEDULES.items()}
-    told["a schedule with less noise at each t"] = [min(t + T // 12, T - 1) for t in levels]
-    told["a schedule with more noise at each t"] = [max(t - T // 12, 0) for t in levels]
+    rows["a schedule with less noise at each t"] = [min(t + T // 12, T - 1) for t in levels]
+    rows["a schedule with more noise at each t"] = [max(t - T // 12, 0) for t in levels]
     own, kind = min((sum(case.loss(t, kind) for t in levels), kind) for kind in case.contexts)    # one that works
-    losses = {name: sum(case.loss(t, kind, u) for t, u in zip(levels, row)) for name, row in told.items()}
+    losses = {name: sum(case.loss(t, kind, u) for t, u in zip(levels, row)) for name, row in rows.items()}
     best = min(losses, key=losses.get)
     if losses[best] < min(0.85 * own, 0.8 * alpha_bar[levels].sum()):
         yield Finding("schedule", "stop", f"at the same noise the U-Net errs {own / losses[best]:.1f} times as much, "
@@ -141,13 +132,12 @@ def _unet(case: Case) -> Iterator[Finding]:
     if not least < 0.9:
         yield Finding("zero predictor", "stop", f"the U-Net's mean error is {least:.2f}; to answer 0 would make 1.")
         return
-    alive = {}
-    for kind, context in case.contexts.items():
-        if context.std(0).mean() > 0.01 * context.std():
-            alive[kind] = context
-        else:
-            yield Finding("context", "fault", f"whatever the {kind}, the context is the same.")
-    if not alive or (yield from _attention(case, alive)):
+    alive = {kind: context for kind, context in case.contexts.items() if context.std(0).mean() > 0.01 * context.std()}
+    dead = [kind for kind in case.contexts if kind not in alive]
+    yield from (Finding("context", "fault", f"whatever the {kind}, the context is the same.") for kind in dead)
+    deaf = list(_attention(case, *next(iter(alive.items())))) if alive else []
+    yield from deaf
+    if deaf or not alive:
         return
     trivial = case.schedule.alpha_bar[case.levels].tolist()    # the error of the best multiple of z_t
     ratio = min(sum(case.loss(t, kind) / a for t, a in zip(case.levels, trivial)) / len(trivial) for kind in alive)
@@ -158,9 +148,7 @@ def _unet(case: Case) -> Iterator[Finding]:
                       f"the U-Net errs {ratio:.2f} times as much as the best multiple of z_t.")
 
 
-def _attention(case: Case, alive: dict[str, Tensor]) -> Generator[Finding, None, bool]:
-    """Returns whether something was found."""
-    kind, context = next(iter(alive.items()))
+def _attention(case: Case, kind: str, context: Tensor) -> Iterator[Finding]:
     with Recorder(case.unet, "cross_attn") as recorder:
         right = case.predict(case.levels[2], context)
     change = (case.predict(case.levels[2], context.roll(1, 0)) - right).square().mean()
@@ -171,14 +159,13 @@ def _attention(case: Case, alive: dict[str, Tensor]) -> Generator[Finding, None,
     elif uniform:
         yield Finding("attention entropy", "fault" if len(uniform) == len(recorder.maps) else "warning",
                       f"{len(uniform)} of {len(recorder.maps)} cross-attentions look at every token alike.")
-    return not change > 1e-5 or bool(uniform)
 
 
-def _listening(case: Case, alive: dict[str, Tensor]) -> Iterator[Finding]:
-    """Against up to four strangers: told by one, contexts that mean nothing may be a tenth worse by chance."""
-    strangers = range(1, max(2, min(5, len(case.eps))))
-    for kind in alive:
-        right, *others = (sum(case.loss(t, kind, shift=shift) for t in case.levels[2:4]) for shift in (0, *strangers))
+def _listening(case: Case, kinds: Sequence[str]) -> Iterator[Finding]:
+    # One wrong context may be a tenth worse than the right one by chance, so up to four are averaged.
+    shifts = range(1, max(2, min(5, len(case.eps))))
+    for kind in kinds:
+        right, *others = (sum(case.loss(t, kind, shift=shift) for t in case.levels[2:4]) for shift in (0, *shifts))
         wrong = sum(others) / len(others)
         if not wrong > 1.1 * right:
             yield Finding("listening", "fault", f"told the {kind} of another picture the U-Net errs "

@@ -31,9 +31,9 @@ def planted(ldm: LatentDiffusion, name: str) -> LatentDiffusion:
     return broken
 
 
-def _multiply(factor: float, *modules: nn.Module) -> None:
-    for module in modules:
-        for parameter in module.parameters():
+def _multiply(module: nn.Module, factor: float, within: str = "") -> None:
+    for name, parameter in module.named_parameters():
+        if within in name:
             parameter.mul_(factor)
 
 
@@ -42,10 +42,6 @@ def _reinitialise(module: nn.Module) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module.load_state_dict(type(module)(module.config).state_dict())
-
-
-def _cross_attention(ldm: LatentDiffusion, layer: str) -> list[nn.Module]:
-    return [module for name, module in ldm.unet.named_modules() if name.endswith(f"cross_attn.{layer}")]
 
 
 FAULTS = {
@@ -58,20 +54,20 @@ FAULTS = {
     "the U-Net's weights were not loaded": Fault(
         lambda ldm: _reinitialise(ldm.unet), "coloured blotches", "zero predictor"),
     "the text encoder gives zeros": Fault(
-        lambda ldm: _multiply(0, ldm.text.transformer), "pictures of anything, whatever the prompt", "context"),
+        lambda ldm: _multiply(ldm.text.transformer, 0), "pictures of anything, whatever the prompt", "context"),
     "cross-attention is not added": Fault(
-        lambda ldm: _multiply(0, *_cross_attention(ldm, "to_out")),
+        lambda ldm: _multiply(ldm.unet, 0, within="cross_attn.to_out"),
         "pictures of anything, whatever the prompt", "cross-attention"),
     "attention without scores": Fault(
-        lambda ldm: _multiply(0, *_cross_attention(ldm, "to_q")),
+        lambda ldm: _multiply(ldm.unet, 0, within="cross_attn.to_q"),
         "landscapes of anything, hardly a thing in them", "attention entropy"),
     "the text encoder is not the one of the training": Fault(
         lambda ldm: _reinitialise(ldm.text.transformer), "pictures of something else", "listening"),
     "the autoencoder has collapsed": Fault(
-        lambda ldm: _multiply(0, ldm.autoencoder.quant_conv),
+        lambda ldm: _multiply(ldm.autoencoder.quant_conv, 0),
         "right; but all pictures that are put in come out alike", "KL"),
     "the decoder is three times too loud": Fault(
-        lambda ldm: _multiply(3, ldm.autoencoder.decoder.conv_out), "glaring colours", "pixel range"),
+        lambda ldm: _multiply(ldm.autoencoder.decoder.conv_out, 3), "glaring colours", "pixel range"),
     "a weight is not a number": Fault(
         lambda ldm: ldm.unet.conv_in.weight[0, 0, 0, 0].fill_(torch.nan), "no picture at all", "numbers"),
 }

@@ -1,10 +1,10 @@
-"""What the doctor's findings are, and what a training run's files tell before any model is built."""
+"""The doctor's findings: what is wrong, and what to do about it."""
 from __future__ import annotations
 
 import textwrap
 from typing import NamedTuple
 
-REMEDIES = {    # of each check, in the order in which they are made
+REMEDIES = {    # for each check, in the order in which they are made
     "log": "The training diverges: a lower learning rate, a longer warm-up, clipped gradients; look for a division by "
            "zero or the logarithm of zero. Resume from the last good checkpoint.",
     "EMA": "The average was never updated, or far too slowly: call ema_update after every step, with the model that is "
@@ -36,28 +36,24 @@ REMEDIES = {    # of each check, in the order in which they are made
     "listening": "The U-Net hears the condition and does not understand it: are pictures and conditions paired in "
                  "training, is this the encoder of that training, was it long enough?",
 }
-RUN_CHECKS = ("log", "EMA", "numbers")    # which need no model
+RUN_CHECKS = ("log", "EMA", "numbers")    # those that need no model
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong.
+    """One thing that is wrong."""
 
-    check: which check found it, a key of REMEDIES; severity: "stop" if nothing after it can be judged before it is
-    mended, else "fault" or "warning"; what: what was measured, in words.
-    """
-
-    check: str
-    severity: str
-    what: str
+    check: str       # which check found it, a key of REMEDIES
+    severity: str    # "warning", "fault", or "stop": nothing after it can be judged
+    what: str        # what was measured, in words
 
     @property
     def remedy(self) -> str:
-        """What to do, without figures."""
+        """Say what to do."""
         return REMEDIES[self.check]
 
 
 def report(found: list[Finding]) -> str:
-    """Findings in plain words, or that there are none; lines of at most 90 characters."""
+    """Put findings into plain words, or say that there are none; in lines of at most 90 characters."""
     lines = []
     for finding in found:
         lines += textwrap.wrap(f"{finding.severity}, {finding.check}: {finding.what}", 90)

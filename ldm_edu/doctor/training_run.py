@@ -1,4 +1,4 @@
-"""What the files of a training run tell: its losses, its averaged weights."""
+"""The checks of a training run's files: its losses and its averaged weights."""
 from __future__ import annotations
 
 import csv
@@ -6,46 +6,44 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..pipeline import LatentDiffusion
 from ..support.files import read_tensors
 from .examine import Case, default_examples, examine
 from .findings import Finding
 
-# --- A training run of the U-Net, and the command line ----------------------------------------------------------------
 
 def examine_run(folder: Path, checkpoint: Path) -> list[Finding]:
-    """What is wrong with a run of the recipe ldm: `examine_training` and, if that finds nothing, its averaged weights.
+    """List what is wrong with a run of the recipe ldm: with its files, else with its averaged weights as a model.
 
     checkpoint: the folder that the run will write, which has the autoencoder. Raises what `examine_training` and
     `LatentDiffusion.from_pretrained` raise, and ValueError if the run's weights do not fit that model.
     """
-    if found := examine_training(folder):
+    losses, tensors = read_run(folder)
+    if found := [*_losses(losses), *_average(tensors)]:
         return found
-    tensors, examples, losses = read_run(folder)[1], default_examples(), {}
-    for kind in ("model", "ema"):
-        ldm = LatentDiffusion.from_pretrained(checkpoint)
-        for name, part in zip(("unet", "text", "image", "map"),
-                              (ldm.unet, ldm.text, ldm.image_encoder, ldm.map_encoder)):
-            prefix = f"{kind}.{name}."
-            weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            if part is not None:
-                try:
-                    part.load_state_dict(weights)
-                except RuntimeError as error:
-                    raise ValueError(f"folder: {folder} is no run of {checkpoint}: {error}") from error
+    ldm, examples, errors = LatentDiffusion.from_pretrained(checkpoint), default_examples(), {}
+    parts = {"unet": ldm.unet, "text": ldm.text, "image": ldm.image_encoder, "map": ldm.map_encoder}
+    trained = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+    for kind in ("model", "ema"):    # the averaged weights are the ones that stay
+        prefix = f"{kind}."
+        weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        try:
+            trained.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"folder: {folder} is no run of {checkpoint}: {error}") from error
         with torch.no_grad():
             case = Case(ldm, examples)
-            losses[kind] = sum(case.loss(t, "text") for t in case.levels)
-    if losses["ema"] > 1.2 * losses["model"]:
-        return [Finding("EMA lag", "stop", f"the averaged weights err {losses['ema'] / losses['model']:.1f} times as "
+            errors[kind] = sum(case.loss(t, "text") for t in case.levels)
+    if errors["ema"] > 1.2 * errors["model"]:
+        return [Finding("EMA lag", "stop", f"the averaged weights err {errors['ema'] / errors['model']:.1f} times as "
                         "much as the raw ones.")]
     return examine(ldm, examples)
 
 
 def examine_training(folder: str | Path) -> list[Finding]:
-    """What is wrong with a run that a recipe keeps in data/training: its log.csv, its weights and their average.
+    """List what is wrong with a run that a recipe keeps in data/training: its log.csv, its weights and their average.
 
     Raises FileNotFoundError or ValueError for a folder without a readable log.csv and state.safetensors.
     """
@@ -54,7 +52,7 @@ def examine_training(folder: str | Path) -> list[Finding]:
 
 
 def read_run(folder: str | Path) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of each step in log.csv, (steps,), and the tensors of state.safetensors. Errors as above."""
+    """Read the loss of each step in log.csv, (steps,), and the tensors of state.safetensors. Errors as above."""
     folder = Path(folder)
     if missing := [name for name in ("log.csv", "state.safetensors") if not (folder / name).is_file()]:
         raise FileNotFoundError(f"folder: {folder} lacks {' and '.join(missing)}")
@@ -88,7 +86,7 @@ def _average(tensors: dict[str, Tensor]) -> Iterator[Finding]:
         return
     apart = sum((ema - raw).square().sum() for ema, raw in pairs.values())
     apart = (apart / sum(raw.square().sum() for _, raw in pairs.values())).sqrt().item()
-    # Most biases begin as zeros, norms as ones: after one step of averaging a tensor is no longer the same all over.
+    # Most biases begin as zeros, norms as ones: after one step of averaging a tensor is no longer constant.
     asleep = [name for name, (ema, raw) in pairs.items()
               if ema.numel() > 1 and ema.amin() == ema.amax() and raw.amin() != raw.amax()]
     if asleep or not apart < 0.5:

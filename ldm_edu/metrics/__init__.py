@@ -1,1 +1,1 @@
-"""How good is a model? Oracle, segmenter, caption accuracy, distances; `python -m ldm_edu.metrics FOLDER` prints the table."""
+"""How good is a model? Oracle, segmenter, caption accuracy, distances; `python -m ldm_edu.metrics FOLDER`."""

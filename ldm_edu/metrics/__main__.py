@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import time
 
-from ..support.checks import expect
 from ..support.commands import command_line, parse
 
 
@@ -22,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from ..pipeline import LatentDiffusion
     from ..samplers import SAMPLERS
+    from ..support.checks import expect
     from .evaluation import REFERENCE_GUIDANCE_SCALE, RENDERS, captions_of, evaluate, evaluate_autoencoder
     from .oracle import Oracle
 

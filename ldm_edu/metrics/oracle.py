@@ -53,11 +53,8 @@ def labels(scene: Scene) -> Tensor:
 
 def reading(answer: list[int]) -> Reading:
     """Invert `labels`."""
-    things = []
-    for (place, front), i in zip(SLOTS, range(3, len(HEADS), 3)):
-        kind, colour, size = answer[i:i + 3]
-        if kind:
-            things.append(Seen(KINDS[kind - 1], list(COLOURS)[colour], list(SIZES)[size], place, front))
+    things = [Seen(KINDS[kind - 1], list(COLOURS)[colour], list(SIZES)[size], *slot)
+              for slot, kind, colour, size in zip(SLOTS, answer[3::3], answer[4::3], answer[5::3]) if kind]
     return Reading(SKIES[answer[0]], GROUNDS[answer[1]], WEATHERS[answer[2]], tuple(things))
 
 
@@ -88,8 +85,8 @@ class Oracle(nn.Module):
     @torch.no_grad()
     def read(self, images: Tensor, batch: int = 256) -> list[Reading]:
         """Read each picture."""
-        parts = images.to(self.hidden.weight.device).split(batch)
-        best = [torch.stack([logits.argmax(1) for logits in self(part)], 1) for part in parts]
+        device = self.hidden.weight.device
+        best = [torch.stack([logits.argmax(1) for logits in self(part.to(device))], 1) for part in images.split(batch)]
         return [reading(answer) for answer in torch.cat(best).tolist()]
 
     def save(self, path: Path = ORACLE) -> None:

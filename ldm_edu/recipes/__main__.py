@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from .. import DATA
-from ..support.commands import choose, command_line, parse
+from ..support.commands import choose, command_line, run_command
 
 NAMES = {
     "oracle": "the classifier that reads a scene's attributes, to data/oracle",
@@ -86,11 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     own = name == "own"
     parser = command_line(f"ldm_edu.recipes {name}", OWN if own else f"Train {NAMES[name]}.")
     (add_own if own else add_shipped)(parser)
-    args = parse(parser, arguments)
-    try:
-        train_and_examine(args) if own else train_shipped(name, args)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{error}\n")
+    run_command(parser, arguments, train_and_examine if own else partial(train_shipped, name))
 
 
 if __name__ == "__main__":

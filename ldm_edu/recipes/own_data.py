@@ -102,7 +102,7 @@ def train_own(dataset: Sequence[Example], out: Path, size: int = 64, steps: int 
     """Train a model of a data set and save it to the folder `out`; return it and its first pictures, for the doctor.
 
     size: pixels a side, a multiple of 8. steps, first_steps: of U-Net and autoencoder, which start from the shipped
-    weights or, if `cold`, from random ones. Raises ValueError for the size, and as `read_pictures`, before any training.
+    weights or, if `cold`, from random ones. Raises ValueError for the size, and as `read_pictures`, before training.
     """
     expect(size >= 16 and size % 8 == 0, "size", size, "a multiple of 8 from 16 on")
     images, texts = read_pictures(dataset)

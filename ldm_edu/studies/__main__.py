@@ -1,11 +1,9 @@
-"""Repeat one of the measurements that the chapters show: `python -m ldm_edu.studies NAME [options]`."""
+"""Repeat one of the measurements that the chapters show."""
 from __future__ import annotations
 
-import argparse
-import sys
 from importlib import import_module
 
-from ..support.commands import command_line, parse
+from ..support.commands import choose, command_line, run_command
 
 STUDIES = {
     "autoencoder_losses": "one small autoencoder trained with four losses (chapter 03)",
@@ -17,18 +15,12 @@ STUDIES = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: import the study that is named, and nothing else."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    listed = "\n".join(f"  {name:22}{line}" for name, line in STUDIES.items())
-    chooser = argparse.ArgumentParser(prog="python -m ldm_edu.studies", description=__doc__,
-                                      epilog=f"NAME:\n{listed}\n\nNAME --help lists the options of one.",
-                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    chooser.add_argument("name", metavar="NAME", choices=STUDIES)
-    name = chooser.parse_args(arguments[:1] or ["--help"]).name
+    """Run the command line: import the study that is named, and nothing else."""
+    name, arguments = choose("ldm_edu.studies", __doc__, STUDIES, arguments)
     study = import_module(f".{name}", __package__)
     parser = command_line(f"ldm_edu.studies {name}", study.__doc__)
     study.add_options(parser)
-    study.run(parse(parser, arguments[1:]))
+    run_command(parser, arguments, study.run)
 
 
 if __name__ == "__main__":

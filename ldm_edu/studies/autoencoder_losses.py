@@ -26,7 +26,7 @@ from ..support.files import load_weights, save_weights
 from ..support.tables import read_table, write_table
 from ..tiny_worlds.datasets import TinyWorlds, render, to_float
 from ..training import Progress, TrainConfig, pick_batch, train
-from . import show
+from . import print_row
 
 BATCH, SIDE = 16, 32    # of the training crops: the pixels of 64 × 64 scenes at a quarter of the cost
 STUDY = TrainConfig(2000, lr=4e-3, warmup=20, ema=0.99)
@@ -169,5 +169,5 @@ def run(args: Namespace) -> None:
         stored = load_weights(LeanAutoencoder(), path)    # scored as shipped, in float16
         found = score(captions, oracle.read(rebuild(stored, originals)))
         rows.append(LossRow(name, **measure(stored, originals, lpips), oracle=found.accuracy))
-        show(rows[-1])
+        print_row(rows[-1])
     write_table(args.out / "table.csv", rows)

@@ -119,9 +119,9 @@ def compare_training(folder: Path, precision: str, pairs: int, batch: int = 64) 
 
 
 def peak_memory(side: str, folder: Path, device: str, batch: int) -> int:
-    """Bytes at most in use while a fresh process loads `folder` and draws `batch` pictures, by "ours" or "theirs".
+    """Measure the most bytes in use while a fresh process loads `folder` and draws `batch` pictures, by one side.
 
-    On a CPU of the whole process, libraries included; on a GPU of the tensors alone.
+    On a CPU of the whole process, libraries included; on a GPU of the tensors alone. side: "ours" or "theirs".
     """
     command = [sys.executable, "-m", "ldm_edu.studies", "bench", str(folder), "--device", device, "--peak", side,
                str(batch)]

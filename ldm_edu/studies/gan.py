@@ -23,8 +23,6 @@ GRID = torch.cartesian_prod(SIDE, SIDE)       # (25, 2): the centres
 SPREAD = 0.1 / 8**0.5                         # of each Gaussian: a twentieth of the way to its neighbour
 
 
-# --- 25 Gaussians in the plane --------------------------------------------------------------------------------------
-
 def draw_grid(count: int, generator: torch.Generator) -> Tensor:
     """Draw points from 25 equal Gaussians on a 5 × 5 grid: (count, 2). Metz et al. 2016 (arXiv:1611.02163)."""
     mode = torch.randint(len(GRID), (count,), generator=generator)
@@ -42,15 +40,13 @@ class GridScore(NamedTuple):
 def score_grid(x: Tensor) -> GridScore:
     """Score points (N, 2), N at least 250, as samples of `draw_grid`, which itself gets 25 modes and 98.9 % good.
 
-    A mode is covered if at least a fifth of its share of the points are good ones.
+    A mode is covered if it has at least a fifth of the good points that are due to it.
     """
     distance, mode = torch.cdist(x, GRID).min(1)
     good = distance < 3 * SPREAD                                                          # NaN is not
     counts = torch.bincount(mode[good], minlength=len(GRID))
     return GridScore(int((counts >= len(x) / len(GRID) / 5).sum()), good.float().mean().item(), counts)
 
-
-# --- The losses -----------------------------------------------------------------------------------------------------
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Cross-entropy of the discriminator's logits for real and for generated data. Any shapes -> ().
@@ -77,8 +73,6 @@ def gradient_penalty(logits: Tensor, real: Tensor) -> Tensor:
     slope, = torch.autograd.grad(logits.sum(), real, create_graph=True)                   # (B, ...)
     return slope.flatten(1).square().sum(1).mean()
 
-
-# --- Training -------------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class GanConfig:
@@ -137,8 +131,6 @@ def train_gan(generator: nn.Module, discriminator: nn.Module, real: Callable[[in
             raise FloatingPointError(f"losses are {d_loss.item()} and {g_loss.item()} at step {step}")
         yield GanProgress(step + 1, d_loss.item(), g_loss.item(), generator, ema)
 
-
-# --- The networks ---------------------------------------------------------------------------------------------------
 
 def perceptron(inputs: int, outputs: int, activation: type[nn.Module], width: int = 128) -> nn.Sequential:
     """Build three hidden layers: (B, inputs) -> (B, outputs)."""

@@ -28,7 +28,7 @@ from ..samplers import ddim
 from ..schedule import cosine_schedule, timesteps
 from ..support.tables import read_table, write_table
 from ..training import TrainConfig, pick_batch, train
-from . import gan, show
+from . import gan, print_row
 
 FOLDER = DATA / "gan"
 MODELS = {"plane": ("GAN", "GAN, no penalty", "GAN, sharp judge", "GAN, sharp, no penalty", "diffusion"),
@@ -164,4 +164,4 @@ def run(args: Namespace) -> None:
             if (model, seed) not in [row[:2] for row in kept]:
                 kept += run_once(study, model, seed, args.share * BUDGET[study], args.out)
                 write_table(table, kept)
-                show(kept[-1])
+                print_row(kept[-1])

@@ -25,7 +25,7 @@ from ..tiny_worlds.landscapes import paint
 from ..tiny_worlds.scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Scene, make_scene
 from ..tiny_worlds.things import COLOURS
 from ..tokenizer import tokenize
-from . import show
+from . import print_row
 
 TABLE = DATA / "retrieval" / "table.csv"
 PAIRS = (250, 1000, 4000, 16_000)    # of the study
@@ -178,5 +178,5 @@ def run(args: Namespace) -> None:
         pairs = images[:count], captions[:count]
         *_, last = tqdm(train_on_pairs(ClipLearner(*SMALL), *pairs), f"{count} pairs", PLAIN.steps, unit="step")
         rows.append(Retrieval(count, *r_at_1(last.ema, *pairs), *r_at_1(last.ema, *new)))
-        show(rows[-1])
+        print_row(rows[-1])
         write_table(args.out, rows)

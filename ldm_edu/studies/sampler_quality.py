@@ -26,7 +26,7 @@ from ..schedule import timesteps
 from ..support.tables import read_table, write_table
 from ..tiny_worlds.captions import Caption
 from ..tiny_worlds.datasets import render, to_float
-from . import show
+from . import print_row
 
 STEPS = (2, 4, 8, 15, 30, 60)
 GUIDANCE_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -132,4 +132,4 @@ def run(args: Namespace) -> None:
         rows = table(ldm, count)
         write_table(path, rows)
         for row in rows:
-            show(row)
+            print_row(row)

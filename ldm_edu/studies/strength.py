@@ -25,7 +25,7 @@ from ..pipeline import LatentDiffusion
 from ..support.tables import read_table, write_table
 from ..tiny_worlds.captions import Caption
 from ..tiny_worlds.datasets import TinyWorlds, render, to_float
-from . import show
+from . import print_row
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 GUIDANCE_SCALES = (2.0, 4.0)
@@ -94,4 +94,4 @@ def run(args: Namespace) -> None:
     rows = strength_table(LatentDiffusion.from_pretrained(args.checkpoint), args.count)
     write_table(args.out, rows)
     for row in rows:
-        show(row)
+        print_row(row)

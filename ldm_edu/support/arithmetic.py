@@ -15,7 +15,7 @@ def arithmetic(precision: str, device: str = "cpu") -> Iterator[None]:
     """Compute forward and backward passes in one of PRECISIONS, on a "cpu" or "cuda" device.
 
     "medium" lets oneDNN multiply, which may round factors to bfloat16; on AMD's AVX-512 it is as exact as float32, and
-    faster. "bfloat16" is autocast, which pays on GPUs and on CPUs with AMX. `bench --train` compares them.
+    faster. "bfloat16" is autocast, which pays on GPUs and on CPUs with AMX. `studies bench --train` compares them.
     """
     before = torch.get_float32_matmul_precision()
     with ExitStack() as stack:

@@ -74,14 +74,15 @@ def check_images(name: str, x: Tensor, channels: int = 3, multiple: int = 1, lar
     expect(found <= largest, name, f"values up to {found:.4g}", "pixels in [-1, 1]; datasets.to_float converts 0...255")
 
 
-def check_map(maps: object, size: int, classes: int) -> None:
-    """Raise ValueError unless `maps` are semantic maps: integers (batch, size, size) from 0 to classes - 1."""
+def check_map(maps: object, size: int, classes: int) -> Tensor:
+    """Return semantic maps; ValueError unless they are integers (batch, size, size) from 0 to classes - 1."""
     shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
     expect(isinstance(maps, Tensor) and maps.ndim == 3 and maps.shape[1:] == (size, size), "semantic_map", shape,
            f"a tensor of integers (batch, {size}, {size})")
     inside = not maps.is_floating_point() and (not maps.numel() or 0 <= int(maps.min()) <= int(maps.max()) < classes)
     expect(inside, "semantic_map", f"{maps.dtype} from {maps.min()} to {maps.max()}",
            f"integers from 0 to {classes - 1}, the classes")
+    return maps
 
 
 def check_timesteps(t: Tensor | int, T: int) -> Tensor:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 
 
 def choose(prog: str, doc: str, names: dict[str, str], arguments: list[str] | None) -> tuple[str, list[str]]:
@@ -16,7 +17,7 @@ def choose(prog: str, doc: str, names: dict[str, str], arguments: list[str] | No
                                      epilog=f"NAME:\n{listed}\n\nNAME --help lists the options of one.",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", choices=names, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments[:1]).name, arguments[1:]
+    return parser.parse_args(arguments[:1] or ["--help"]).name, arguments[1:]
 
 
 def command_line(prog: str, doc: str) -> argparse.ArgumentParser:
@@ -34,3 +35,12 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
         import torch  # not before: --help answers at once
         torch.set_num_threads(args.threads)
     return args
+
+
+def run_command(parser: argparse.ArgumentParser, arguments: list[str] | None, work: Callable) -> None:
+    """Parse the arguments and do the work with them; wrong input ends it with one sentence and exit code 2."""
+    args = parse(parser, arguments)
+    try:
+        work(args)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{error}\n")

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, settings in JSON and figures in CSV, written whole or not at all."""
+"""Tensors in safetensors files and settings in JSON, written whole or not at all."""
 from __future__ import annotations
 
 import json
@@ -17,10 +17,7 @@ CHUNK = 2**28    # bytes of a file that are mapped into memory at once
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """A safetensors file's tensors by name.
-
-    Raises FileNotFoundError if there is none, ValueError if it is damaged or cut short.
-    """
+    """Read a safetensors file's tensors by name. Raises FileNotFoundError; ValueError if it is damaged or cut short."""
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -28,18 +25,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def shapes_of(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in a safetensors file, by name; no tensor is read. Raises as `read_tensors` does."""
+    """Read the shape of each tensor in a safetensors file, by name, and no tensor."""
     with _opened(path) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
 
 def stream_tensors(path: str | Path, dtype: torch.dtype = torch.float32,
                    device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of a safetensors file, one after the other, as `dtype` on `device`.
+    """Yield (name, tensor) of a safetensors file one after the other, copied as `dtype` to `device`.
 
-    What a file has mapped counts as memory in use, so it is opened anew after every CHUNK bytes: at no moment are there
-    two copies of everything. Each tensor is a copy: in aligned memory, and the file may change. Raises as
-    `read_tensors` does.
+    What a file has mapped counts as memory in use, so it is opened anew after every CHUNK bytes.
     """
     sizes = {name: torch.Size(shape).numel() for name, shape in shapes_of(path).items()}
     names = iter(sizes)
@@ -57,7 +52,7 @@ def stream_tensors(path: str | Path, dtype: torch.dtype = torch.float32,
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator:
-    """A safetensors file to read from. Raises as `read_tensors` does."""
+    """Open a safetensors file. Raises as `read_tensors`."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -66,7 +61,7 @@ def _opened(path: str | Path) -> Iterator:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file, whole or not at all: a killed run leaves the last good one."""
+    """Write a safetensors file atomically: a killed run leaves the last good one."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as part:
         save_file(tensors, part, metadata={"format": "pt"})    # transformers insists on the format
@@ -87,14 +82,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:
-    """Write the weights of a small network of ours as float16; `weights.save_module` writes diffusers' folders."""
+    """Write a small network's weights as float16; `weights.save_module` writes diffusers' folders."""
     write_tensors(path, {name: value.half() for name, value in module.state_dict().items()})
 
 
 def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
-    """Put what `save_weights` wrote into `module`, as float32; returns it in eval mode.
+    """Put what `save_weights` wrote into `module`, as float32; return it in eval mode.
 
-    Raises as `read_tensors` does, and ValueError for the weights of another network.
+    Raises as `read_tensors`, and ValueError for the weights of another network.
     """
     tensors = {name: value.float() for name, value in read_tensors(path).items()}
     try:
@@ -105,7 +100,7 @@ def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
 
 
 def read_json(path: str | Path) -> dict:
-    """A JSON file's object. Raises FileNotFoundError, or ValueError if it is no JSON."""
+    """Read a JSON file's object. Raises FileNotFoundError; ValueError if it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -113,13 +108,13 @@ def read_json(path: str | Path) -> dict:
 
 
 def write_json(path: str | Path, value: dict) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     with replacing(path) as part:
         part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def swap_in(fresh: Path, folder: Path) -> None:
-    """Put `fresh` in the place of `folder`, with what only that has; at every moment one of them is whole."""
+    """Replace `folder` by `fresh`, keeping files that only `folder` has. Crash-safe."""
     old = folder.with_name(folder.name + ".old")
     if old.exists() and not folder.exists():    # an earlier swap was killed half-way
         os.replace(old, folder)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import torch
 
 from .files import shapes_of
@@ -41,8 +42,8 @@ def _download(name: str, files: Sequence[str], more: Sequence[str]) -> Path:
             path = Path(snapshot_download(name, allow_patterns=[*halves, *more]))
         return path
     except RepositoryNotFoundError as error:
-        raise FileNotFoundError(f"folder: {name!r} is not a folder here, and the Hugging Face hub shows you no model of "
-                                "that name. Is it spelled correctly, and have you accepted its licence?") from error
+        raise FileNotFoundError(f"folder: {name!r} is not a folder here, and the Hugging Face hub has no model of that "
+                                "name for you. Is it spelled correctly, is its licence accepted?") from error
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"folder: {name!r} is not a folder here, and it could not be downloaded from the "
                                 f"Hugging Face hub ({type(error).__name__}). With a network, `hf download {name}` "
@@ -71,17 +72,12 @@ def check_memory(folder: Path, files: Sequence[Path], dtype: torch.dtype, device
     """Raise MemoryError, before anything is allocated, if the weights in `files` clearly do not fit on `device`."""
     needed = sum(torch.Size(shape).numel() for file in files for shape in shapes_of(file).values()) * dtype.itemsize
     free = free_memory(device)
-    if free is not None and needed > free:
+    if needed > free:
         half = "" if dtype.itemsize == 2 else f"; in float16 it would need {needed / 2**31:.1f} GiB"
         raise MemoryError(f"folder: {folder} needs {needed / 2**30:.1f} GiB as {dtype}, and {free / 2**30:.1f} GiB are "
                           f"free on {device}{half}")
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that can still be allocated on a device, or None where that is unknown."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    table = Path("/proc/meminfo")
-    if device.type != "cpu" or not table.is_file():
-        return None
-    return 1024 * int(table.read_text().split("MemAvailable:")[1].split()[0])
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that can still be allocated on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -15,12 +15,10 @@ Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
 def open_picture(source: str | os.PathLike | Image.Image | np.ndarray) -> Image.Image:
-    """A file, a Pillow image or an array as an RGB image, the right way up.
+    """Open a file, a Pillow image or a uint8 array (H, W), (H, W, 3) or (H, W, 4) as an upright RGB image.
 
-    Rotations noted by a camera (EXIF) are carried out; what is transparent becomes white; grey, palette, CMYK and
-    16-bit grey are converted. Arrays: uint8, (H, W), (H, W, 3) or (H, W, 4). Raises FileNotFoundError for a file that
-    is not there, ValueError for one that is no picture or is broken, for more than MOST_PIXELS, for an array of another
-    shape or dtype, and for images of 32-bit numbers, whose range nobody knows.
+    EXIF rotations are carried out, transparent pixels become white, other modes are converted. Raises
+    FileNotFoundError; ValueError for what cannot be read, is too large, or has another shape, dtype or range.
     """
     name = f"image {str(source)!r}" if isinstance(source, (str, os.PathLike)) else "image"
     try:
@@ -49,12 +47,11 @@ def open_picture(source: str | os.PathLike | Image.Image | np.ndarray) -> Image.
 
 def to_pictures(source: Picture | list[Picture], multiple: int, shorter: int | None = None,
                 square: int | None = None) -> Tensor:
-    """Anything that `open_picture` takes, a tensor, or a list of them as float32 (B, 3, H, W) in [-1, 1].
+    """Turn what `open_picture` takes, a tensor, or a list of them into float32 (B, 3, H, W) in [-1, 1].
 
-    Tensors, (3, H, W) or (B, 3, H, W) in [-1, 1], are taken as they are. Other pictures are scaled, then cropped at
-    the centre: to `square` x `square`, or, their shape kept, until the shorter side has `shorter` pixels (None: as it
-    is) and both are multiples of `multiple`. Raises ValueError for tensors of another shape or range, for pictures of
-    several sizes in one list, and as `open_picture` does.
+    Tensors, (3, H, W) or (B, 3, H, W) in [-1, 1], stay as they are. Other pictures are scaled and centre-cropped: to
+    `square` × `square`, or, keeping their shape, until the shorter side has `shorter` pixels (None: as it is) and both
+    are multiples of `multiple`. Raises ValueError for another shape or range and for several sizes in one list.
     """
     if isinstance(source, Tensor):
         images = source[None] if source.ndim == 3 else source
@@ -81,11 +78,10 @@ def to_pictures(source: Picture | list[Picture], multiple: int, shorter: int | N
 
 
 def to_masks(source: Picture, height: int, width: int) -> Tensor:
-    """A mask as float32 (B, 1, height, width), 1 where the picture shall be painted anew, 0 where it shall stay.
+    """Turn a mask into float32 (B, 1, height, width): 1 where the picture is painted anew, 0 where it stays.
 
-    Files, Pillow images and uint8 arrays: white is 1, from 128 on, scaled and cropped as `to_pictures` does. Tensors:
-    bool or numbers in [0, 1], 1 from 0.5 on, (H, W), (B, H, W) or (B, 1, H, W), of the picture's size. Raises
-    ValueError for another size, shape or range, and for a mask with nothing to paint.
+    Files, Pillow images, uint8 arrays: white is 1, scaled and cropped like pictures. Tensors: bool or numbers in
+    [0, 1], of the picture's size. Raises ValueError for another size, shape or range, and for a mask with nothing to paint.
     """
     if isinstance(source, Tensor):
         mask = source.float().reshape(-1, 1, *source.shape[-2:]) if 2 <= source.ndim <= 4 else source.float()

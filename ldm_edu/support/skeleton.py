@@ -9,12 +9,13 @@ from torch.overrides import TorchFunctionMode
 
 
 class _Undrawn(TorchFunctionMode):
-    """Draws no initial weights. On the meta device drawing would import torch._dynamo, for seconds."""
+    """Skip `nn.init` and all random draws. On the meta device a draw would import torch._dynamo, for seconds."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
-        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return (torch.empty if func is torch.randn else func)(*args, **kwargs)
 
 
 def skeleton(build: Callable[[], nn.Module]) -> nn.Module:

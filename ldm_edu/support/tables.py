@@ -12,7 +12,7 @@ Row = TypeVar("Row", bound=tuple)
 
 
 def write_table(path: str | Path, rows: Sequence[tuple]) -> None:
-    """Write named tuples as CSV under the names of their fields, four digits after the point, whole or not at all."""
+    """Write named tuples as CSV under the names of their fields, floats with four decimals, atomically."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, open(part, "w", newline="") as file:
         writer = csv.writer(file)
@@ -21,8 +21,7 @@ def write_table(path: str | Path, rows: Sequence[tuple]) -> None:
 
 
 def read_table(path: str | Path, kind: type[Row]) -> list[Row]:
-    """What `write_table` wrote, as rows of the named tuple `kind`. Raises FileNotFoundError, or ValueError if the
-    fields are others."""
+    """Read what `write_table` wrote, as rows of the named tuple `kind`. ValueError if the columns are others."""
     types = get_type_hints(kind)
     with open(path, newline="") as file:
         names, *lines = csv.reader(file)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from ldm_edu.course.sync import ROOT
+
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright, as make test-browser does")
-ROOT = Path(__file__).parent.parent
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -89,7 +90,7 @@ def test_a_student_runs_a_chapter_and_moves_a_slider(lab, browser, chapter):
 
     explore = next(i for i, cell in enumerate(page.evaluate(
         "() => window.jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.sharedModel.source)"))
-        if "viz.explore(" in cell)
+        if "explore(" in cell)
     page.evaluate(f"() => window.jupyterapp.shell.currentWidget.content.scrollToItem({explore}, 'start')")
     picture, handle = page.locator("img.widget-image").first, page.locator(".widget-slider .noUi-handle").first
     picture.wait_for(timeout=60_000)

@@ -1,5 +1,6 @@
 """README.md and the model card: their Python runs as it stands, their links lead somewhere, their commands exist."""
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import torch
 from PIL import Image
 
 from ldm_edu import DATA
-from ldm_edu.recipes import runner as recipes
 
 ROOT = DATA.parent
 PAGES = ROOT / "README.md", DATA / "tiny-worlds" / "README.md"
@@ -28,11 +28,30 @@ def broken_links(page: Path, text: str) -> list[str]:
             if (link[1:] not in anchors if link.startswith("#") else not (page.parent / link.split("#")[0]).exists())]
 
 
+def runs(module: str) -> bool:
+    """Whether `python -m module` does anything."""
+    try:
+        spec = find_spec(module)
+        if spec and spec.submodule_search_locations:    # a room
+            spec = find_spec(f"{module}.__main__")
+    except ModuleNotFoundError:
+        return False
+    return spec is not None and 'if __name__ == "__main__":' in Path(spec.origin).read_text(encoding="utf-8")
+
+
+def helps(room: str, name: str) -> bool:
+    """Whether `python -m room name --help` explains itself."""
+    with pytest.raises(SystemExit) as end:
+        import_module(f"{room}.__main__").main([name, "--help"])
+    return not end.value.code
+
+
 def unknown_commands(text: str) -> list[str]:
-    """Modules after `python -m` or `-m` that are not there, and recipes that are none."""
-    modules = re.findall(r"-m (ldm_edu(?:\.\w+)+)", text)
-    names = re.findall(r"-m ldm_edu\.recipes (\w+)", text)
-    return [m for m in modules if find_spec(m) is None] + [n for n in names if n not in recipes.PROFILES]
+    """What stands after `-m` and does not run, and recipes and studies that do not exist."""
+    modules = re.findall(r"-m (ldm_edu(?:\.\w+)*)", text)
+    names = re.findall(r"-m (ldm_edu\.(?:recipes|studies)) ([a-z]\w*)", text)    # NAME stands for any
+    return [m for m in dict.fromkeys(modules) if not runs(m)] + [
+        " ".join(command) for command in dict.fromkeys(names) if not helps(*command)]
 
 
 def test_the_python_of_the_readme_draws_pictures(monkeypatch):
@@ -55,8 +74,15 @@ def test_links_and_commands_lead_somewhere(page):
     assert re.search(r"-m ldm_edu\.recipes \w+", text)
 
 
+def test_the_targets_of_make_exist():
+    assert unknown_commands((ROOT / "Makefile").read_text(encoding="utf-8")) == []
+
+
 def test_what_leads_nowhere_is_found():
     text = "# A title, here\n[a](#a-title-here) [b](#gone) [c](nowhere.md) [d](https://example.org)\n"
-    text += "python -m ldm_edu.nothing; python -m ldm_edu.recipes cake; python -m ldm_edu.recipes ldm"
+    text += "python -m ldm_edu.nothing; python -m ldm_edu.no.thing; python -m ldm_edu.samplers; "
+    text += "python -m ldm_edu.recipes cake; python -m ldm_edu.recipes ldm; python -m ldm_edu.recipes NAME; "
+    text += "python -m ldm_edu.studies cake; python -m ldm_edu.studies retrieval; python -m ldm_edu.course.claims"
     assert broken_links(ROOT / "README.md", text) == ["#gone", "nowhere.md"]
-    assert unknown_commands(text) == ["ldm_edu.nothing", "cake"]
+    assert unknown_commands(text) == ["ldm_edu.nothing", "ldm_edu.no.thing", "ldm_edu.samplers",
+                                      "ldm_edu.recipes cake", "ldm_edu.studies cake"]

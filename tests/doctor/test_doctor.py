@@ -1,4 +1,4 @@
-"""The doctor: each planted fault is named by its own check and by no other, and what is healthy has no finding."""
+"""The doctor: each planted fault is named by its own check and by no other, and a healthy model has no finding."""
 import copy
 import csv
 import json
@@ -33,7 +33,14 @@ def ldm() -> LatentDiffusion:
 
 @pytest.fixture(scope="module")
 def examples() -> list:
-    return default_examples()[:16]
+    return default_examples()[:8]
+
+
+@pytest.fixture
+def few_examples(monkeypatch, examples):
+    """Where the number of examples is not the point, 8 are faster than 32."""
+    for module in ("examine", "training_run"):
+        monkeypatch.setattr(f"ldm_edu.doctor.{module}.default_examples", lambda: examples)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +63,7 @@ def test_the_shipped_checkpoint_has_no_finding(capsys):
 
 
 def test_and_by_a_margin(ldm, examples):
-    """Thresholds that are stricter by far hold, too, so that the next checkpoint does not fall ill by chance."""
+    """Far stricter bounds hold as well, so the next checkpoint will not fail by chance."""
     with torch.no_grad():
         case = Case(ldm, examples)
         for kind in case.contexts:
@@ -64,8 +71,8 @@ def test_and_by_a_margin(ldm, examples):
                 assert case.loss(t, kind) < 0.7 * most
             assert sum(case.loss(t, kind, shift=1) / case.loss(t, kind) for t in case.levels) / 5 > 1.5
         for t in case.levels[1:4]:
-            told = {u: case.loss(t, "text", u) for u in range(t - 100, t + 101, 20)}
-            assert abs(min(told, key=told.get) - t) <= 20 and min(told.values()) > 0.97 * told[t]
+            losses = {u: case.loss(t, "text", u) for u in range(t - 100, t + 101, 20)}
+            assert abs(min(losses, key=losses.get) - t) <= 20 and min(losses.values()) > 0.97 * losses[t]
     assert 0.85 < case.z.std() < 1.15
 
 
@@ -117,11 +124,11 @@ def _text_alone(ldm):
 
 def _same_tokens(ldm):
     _text_alone(ldm)
-    ldm.text.tokenize = lambda prompts: torch.full((len(prompts), 32), 5)
+    ldm.text.forward = lambda prompts: ldm.text.transformer(torch.full((len(prompts), 32), 5))
 
 
 MORE = {
-    "healthy, told by text alone": (_text_alone, []),
+    "healthy, with text as the only condition": (_text_alone, []),
     "SD's scale": (lambda ldm: vars(ldm.autoencoder).update(config=replace(ldm.autoencoder.config, scale=0.18215)),
                    ["latent scale"]),
     "one dead channel": (_channel, ["KL"]),
@@ -163,22 +170,22 @@ def test_which_schedule_would_fit_is_said(ldm, examples):
 
 
 def test_the_same_every_time(ldm, examples):
-    broken = planted(ldm, "the text encoder is not the one of the training")
-    assert examine(broken, examples[:8]) == examine(broken, examples[:8])
+    broken = planted(ldm, "the U-Net's weights were not loaded")
+    assert examine(broken, examples) == examine(broken, examples)
 
 
 def test_the_loss_is_the_mean_squared_error_of_the_noise(ldm, examples):
     """Written out, with diffusers' way to add noise."""
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     with torch.no_grad():
-        case = Case(ldm, examples[:8])
+        case = Case(ldm, examples)
         t = torch.full((8,), 500)
         noisy = scheduler.add_noise(case.z, case.eps, t)
         shifted = ldm.text([examples[(i - 1) % 8].text for i in range(8)])
         expected = [(ldm.unet(noisy, t, context) - case.eps).square().mean().item()
-                    for context in (ldm.text([example.text for example in examples[:8]]), shifted)]
+                    for context in (ldm.text([example.text for example in examples]), shifted)]
         expected.append((ldm.unet(noisy, t - 100, shifted) - case.eps).square().mean().item())
-        found = [case.loss(500, "text"), case.loss(500, "text", shift=1), case.loss(500, "text", told=400, shift=1)]
+        found = [case.loss(500, "text"), case.loss(500, "text", shift=1), case.loss(500, "text", t_unet=400, shift=1)]
     assert found == pytest.approx(expected, rel=1e-4)
 
 
@@ -195,7 +202,7 @@ def test_the_error_of_the_best_multiple_is_alpha_bar(t):
 @pytest.mark.parametrize("change, message", [
     (lambda examples: examples[:7], "examples: got 7, expected at least 8, with different texts"),
     (lambda examples: [examples[0]] * 8, "examples: got 8, expected at least 8, with different texts"),
-    (lambda examples: [e._replace(image=e.image[:, :60]) for e in examples], "image size 60 × 64"),
+    (lambda examples: [e._replace(image=e.image[:, :60]) for e in examples], r"image: got \(8, 3, 60, 64\)"),
     (lambda examples: [e._replace(image=e.image * 127) for e in examples], r"expected pixels in \[-1, 1\]"),
 ])
 def test_bad_examples_are_named(ldm, examples, change, message):
@@ -312,13 +319,13 @@ def ldm_run(ldm, tmp_path):
     return change
 
 
-def test_a_run_of_the_u_net_is_examined_with_its_averaged_weights(ldm_run, capsys):
+def test_a_run_of_the_u_net_is_examined_with_its_averaged_weights(ldm_run, few_examples, capsys):
     assert main([str(ldm_run(lambda name, value: value))]) == 0
     folder = ldm_run(lambda name, value: 0 * value if ".text." in name else value)
     assert main([str(folder)]) == 1 and "fault, context: whatever the text" in capsys.readouterr().out
 
 
-def test_an_average_that_lags_is_found(ldm_run, tmp_path):
+def test_an_average_that_lags_is_found(ldm_run, few_examples):
     def lag(name, value):
         noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
         return value + 0.25 * value.std() * noise if name.startswith("ema.unet.") and value.ndim > 1 else value
@@ -338,7 +345,7 @@ def test_what_is_neither_checkpoint_nor_run_is_refused(tmp_path, capsys):
     assert "nowhere is no checkpoint (with model_index.json) and no training run" in refused(tmp_path / "nowhere")
     assert "is no checkpoint" in refused(tmp_path)
     (tmp_path / "model_index.json").write_text("{")
-    assert "lacks unet/config.json" in refused(tmp_path)
+    assert re.search("lacks .*unet/config.json", refused(tmp_path))
     (tmp_path / "model_index.json").unlink()
     folder = run(tmp_path / "a")
     (folder / "log.csv").write_text("step,lr,loss\n1,0.1,low\n")
@@ -354,7 +361,7 @@ def test_a_run_of_another_model_is_refused(ldm_run, capsys):
     assert main([str(folder)]) == 2 and re.search("mine-ldm is no run of .*mine: ", capsys.readouterr().err)
 
 
-def test_a_checkpoint_with_the_wrong_scheduler_on_disk(ldm, tmp_path, capsys):
+def test_a_checkpoint_with_the_wrong_scheduler_on_disk(ldm, few_examples, tmp_path, capsys):
     ldm.save_pretrained(tmp_path / "mine")
     path = tmp_path / "mine/scheduler/scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"beta_schedule": "linear"}))

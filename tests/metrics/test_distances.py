@@ -1,4 +1,4 @@
-"""Distances of clouds: against scipy's matrix root, closed forms of Gaussians, and brute force over every pair."""
+"""Distances between clouds, against scipy's matrix root, closed forms of Gaussians, and brute force over every pair."""
 import math
 
 import pytest
@@ -17,7 +17,7 @@ def cloud(n, d, seed, shift=0.0, stretch=1.0):
 
 @pytest.mark.parametrize("n, m, d", [(200, 150, 5), (20, 30, 40), (50, 60, 1)])
 def test_frechet_distance_is_scipys(n, m, d):
-    """Of the paper's formula with the root of the product; more features than points as well."""
+    """The paper's formula with the root of the product; also with more features than points."""
     a, b = cloud(n, d, 0).double(), cloud(m, d, 1, shift=0.5).double()
     c, c_2 = torch.cov(a.T).view(d, d), torch.cov(b.T).view(d, d)
     root = torch.from_numpy(sqrtm((c @ c_2 + 1e-12 * torch.eye(d)).numpy()).real)
@@ -32,7 +32,7 @@ def test_frechet_distance_of_two_gaussians_on_a_line():
     assert frechet_distance(2 * points, 4 * points + 3) == pytest.approx(13)
 
 
-def test_frechet_distance_of_a_cloud_from_itself_is_nothing():
+def test_frechet_distance_of_a_cloud_from_itself_is_zero():
     a = cloud(30, 50, 2)
     assert frechet_distance(a, a.flip(0)) < 1e-9 * a.square().sum()
 
@@ -59,8 +59,8 @@ def test_precision_recall_and_coverage_are_brute_forces(k, shift, stretch):
     assert found == pytest.approx(brute_force(real, fake, k))
 
 
-def test_what_they_tell_apart():
-    """One mode of two: all real, half recalled. Noise around both: recalled, not real."""
+def test_what_precision_and_recall_distinguish():
+    """One mode of two: precise, half recalled. Noise around both: recalled, not precise."""
     modes = torch.tensor([[-20.0, 0.0], [20.0, 0.0]])
     real = torch.cat([mode + cloud(40, 2, 3, stretch=0.1) for mode in modes])
     assert precision_recall(real, real[:40]) == (1, 0.5) and coverage(real, real[:40]) == 0.5
@@ -80,18 +80,3 @@ def test_features_are_the_last_maps_averaged():
         expected = torch.stack([FeatureNet.load()(image[None])[-1][0].flatten(1).mean(1) for image in images])
     torch.testing.assert_close(features(images, batch=2), expected)
     assert features(images).shape == (5, 96) and feature_net() is feature_net()
-
-
-@pytest.mark.parametrize("call, message", [
-    (lambda x: frechet_distance(x, x[:, :2]), r"fake: got shape \(6, 2\), expected \(points, features\)"),
-    (lambda x: frechet_distance(x, x[:1]), r"fake: got shape \(1, 4\), .* at least 2 points"),
-    (lambda x: frechet_distance(x[0], x), r"real: got shape \(4,\)"),
-    (lambda x: frechet_distance(x, x / 0), r"fake: holds values that are infinite or not a number"),
-    (lambda x: precision_recall(x[:3], x), r"real: got shape \(3, 4\), .* at least 4 points"),
-    (lambda x: coverage(x, x, k=6), r"real: got 6 points, expected more than k = 6"),
-    (lambda x: features(x), r"images: got shape \(6, 4\), expected \(batch, 3, H, W\)"),
-    (lambda x: features(torch.zeros(1, 3, 4, 8)), r"images: got shape \(1, 3, 4, 8\)"),
-])
-def test_what_does_not_fit_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(torch.ones(6, 4))

@@ -6,14 +6,11 @@ import pytest
 import torch
 
 from ldm_edu.autoencoder import Autoencoder, AutoencoderConfig
-from ldm_edu.perceptual import (
-    LPIPS,
-    FeatureNet,
-    unit_features,
-)
+from ldm_edu.perceptual import LPIPS, FeatureNet, unit_features
 from ldm_edu.recipes.train_autoencoder import FirstStage, LossWeights, pick_occluded, pixel_weights
 from ldm_edu.recipes.train_features import FeatureTeacher, colours_of
 from ldm_edu.tiny_worlds.datasets import render, to_float
+from ldm_edu.tiny_worlds.scenes import make_scene
 from ldm_edu.tiny_worlds.things import CLASSES, COLOURS
 from ldm_edu.training import TrainConfig, train
 
@@ -47,14 +44,14 @@ def first_stage(**weights):
 def test_losses_by_hand():
     model = first_stage(l1=3, l2=5, perceptual=7, kl=11).eval()
     x, _ = pair(16)
-    importance = torch.ones(2, 1, 16, 16)
-    importance[:, :, :4] = 4
-    parts = model(x, torch.Generator().manual_seed(1), importance)
+    pixel_weight = torch.ones(2, 1, 16, 16)
+    pixel_weight[:, :, :4] = 4
+    parts = model(x, torch.Generator().manual_seed(1), pixel_weight)
     mean, logvar = model.autoencoder.encode(x)
     z = torch.distributions.Normal(mean, logvar.exp().sqrt())
     decoded = model.autoencoder.decode(
         mean + z.stddev * torch.randn(mean.shape, generator=torch.Generator().manual_seed(1)))
-    w = importance.expand_as(x) / importance.mean()
+    w = pixel_weight.expand_as(x) / pixel_weight.mean()
     prior = torch.distributions.Normal(0, 1)
     expected = {"l1": 3 * (w * (decoded - x).abs()).mean(), "l2": 5 * (w * (decoded - x)**2).mean(),
                 "perceptual": 7 * model.lpips(decoded, x).mean(),
@@ -156,12 +153,7 @@ def test_nan_stops_and_keeps_the_checkpoint(tmp_path):
     assert last.step == 5
 
 
-def test_perceptual_loss_needs_a_net():
-    with pytest.raises(ValueError, match="lpips: got None, but its weight is 0.5"):
-        FirstStage(Autoencoder(SMALL))
-
-
-def test_importance_counts_things_more_and_small_ones_most():
+def test_pixel_weights_count_things_more_and_small_ones_most():
     maps = torch.tensor([[[0, 1], [2, 3]]], dtype=torch.uint8)
     assert torch.equal(pixel_weights(maps), torch.tensor([[[[1.0, 1.0], [1.0, 2.2]]]]))     # 0.3 of a quarter
     small = torch.zeros(2, 10, 10, dtype=torch.uint8)
