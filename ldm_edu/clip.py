@@ -127,13 +127,3 @@ class CLIP(nn.Module):
     def embed_images(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> unit vectors (B, width)."""
         return F.normalize(self.visual_projection(self.image(images)[:, 0]), dim=-1)
-
-
-def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
-    """Cross-entropy of matching B texts to B images and B images to B texts. Radford et al. 2021, figure 3.
-
-    images, texts: unit vectors (B, D), pair by pair; logit_scale: () -> ().
-    """
-    logits = logit_scale.exp().clamp(max=100) * images @ texts.T                          # (B, B)
-    right = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2

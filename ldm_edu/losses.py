@@ -1,4 +1,4 @@
-"""The losses of diffusion, their weights over t, and how t is drawn. Adversarial losses are in `perceptual`."""
+"""The losses of diffusion and of CLIP, weights over t, how t is drawn. LPIPS and the adversarial ones: `perceptual`."""
 from __future__ import annotations
 
 import math
@@ -47,3 +47,13 @@ def logit_normal(t: Tensor, T: int, middle: float, spread: float = 0.5) -> Tenso
     """Turn uniform timesteps into logit-normal ones around `middle` × T (Esser et al. 2024, 2403.03206, eq. 19)."""
     z = math.log(middle / (1 - middle)) + spread * math.sqrt(2) * torch.erfinv(2 * (t + 0.5) / T - 1)
     return (torch.sigmoid(z) * T).long().clamp(max=T - 1)
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    """Cross-entropy of matching B texts to B images and B images to B texts. Radford et al. 2021, figure 3.
+
+    images, texts: unit vectors (B, D), pair by pair; logit_scale: () -> ().
+    """
+    logits = logit_scale.exp().clamp(max=100) * images @ texts.T                          # (B, B)
+    right = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2

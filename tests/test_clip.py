@@ -12,7 +12,8 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel
 
 from ldm_edu.blocks import Attention, QuickGELU
-from ldm_edu.clip import CLIP, ImageConfig, TextConfig, TextTransformer, contrastive_loss
+from ldm_edu.clip import CLIP, ImageConfig, TextConfig, TextTransformer
+from ldm_edu.losses import contrastive_loss
 from ldm_edu.recipes import train_clip as contrastive
 from ldm_edu.recipes.clip_folder import load_clip, save_clip
 from ldm_edu.recipes.train_clip import ClipLearner, pairs_of

@@ -1,5 +1,7 @@
 """The rooms of the package: what stands where, what may import what, and how large a file and a definition may be."""
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,14 @@ def test_a_definition_of_the_lesson_holds_at_most_one_check(path):
 def _is_check(value: ast.expr) -> bool:
     name = value.func.id if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else ""
     return name == "expect" or name.startswith("check_")
+
+
+@pytest.mark.parametrize("room", ["metrics", "doctor", "recipes", "studies"])
+def test_a_command_lists_its_options_without_importing_torch(room):
+    code = (f"import sys; from ldm_edu.{room}.__main__ import main\n"
+            "try:\n    main(['--help'])\nfinally:\n    assert 'torch' not in sys.modules")
+    assert "usage: python -m ldm_edu." in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                                                         check=True).stdout
 
 
 def test_functions_and_classes_have_names_of_their_own():

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]    # of the repository
 
 
 class Definition(NamedTuple):
+    """A top-level definition of a module or of a notebook's cell."""
+
     name: str
     constant: bool
     start: int   # its first line in the text it stands in, counted from 0

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 
-from ..support.commands import command_line, parse
+from ..support.commands import command_line, run_command
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -15,8 +16,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--guidance-scale", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samplers", nargs="+", default=["ddim", "ddpm"], help="one column for each")
-    args = parse(parser, arguments)
+    run_command(parser, arguments, print_table)
 
+
+def print_table(args: Namespace) -> None:
+    """Evaluate a checkpoint with each sampler and print the figures."""
     import torch
 
     from ..pipeline import LatentDiffusion

@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from .. import DATA, clip
-from ..clip import CLIP, ImageConfig, TextConfig, contrastive_loss
+from ..clip import CLIP, ImageConfig, TextConfig
+from ..losses import contrastive_loss
 from ..metrics.caption_accuracy import facts
 from ..tiny_worlds.captions import make_caption, vocabulary
 from ..tiny_worlds.datasets import TinyWorlds, render, seeds_of, to_float

@@ -81,7 +81,7 @@ def to_masks(source: Picture, height: int, width: int) -> Tensor:
     """Turn a mask into float32 (B, 1, height, width): 1 where the picture is painted anew, 0 where it stays.
 
     Files, Pillow images, uint8 arrays: white is 1, scaled and cropped like pictures. Tensors: bool or numbers in
-    [0, 1], of the picture's size. Raises ValueError for another size, shape or range, and for a mask with nothing to paint.
+    [0, 1], of the picture's size. Raises ValueError for another size, shape or range, and if there is nothing to paint.
     """
     if isinstance(source, Tensor):
         mask = source.float().reshape(-1, 1, *source.shape[-2:]) if 2 <= source.ndim <= 4 else source.float()

@@ -2,7 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-from ...clip import contrastive_loss
+from ...losses import contrastive_loss
 from . import Exercise, draw
 
 EXERCISES = {}
