@@ -200,6 +200,28 @@ def test_rounds_call_the_model_so_many_times_but_once_at_the_end(monkeypatch):
     assert calls == [751] * 3 + [501] * 3 + [251] * 3 + [1]
 
 
+def test_rounds_are_repaints_algorithm_1():
+    """By hand, with eq. 12 of DDIM: paint, blend with the picture as noisy, noise back by one level, again."""
+    schedule, levels, a = pair("tiny")[1].schedule, timesteps(5), pair("tiny")[1].schedule.alpha_bar
+    z_0, noise, mask, ours, theirs = drawn(1, 4, 4, 4), drawn(1, 4, 4, 4, seed=1), torch.eye(4), *(
+        torch.Generator().manual_seed(2) for _ in range(2))
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        return (1 + t / 1000) * x.tanh()
+
+    z = noise
+    for t, t_prev in zip(levels, [*levels[1:], None]):
+        prev = a[0] if t_prev is None else a[t_prev]
+        kept = z_0 if t_prev is None else prev.sqrt() * z_0 + (1 - prev).sqrt() * noise
+        for again in (2, 1, 0) if t_prev is not None else (0,):
+            x0 = (z - (1 - a[t]).sqrt() * eps(z, t)) / a[t].sqrt()
+            z = mask * (prev.sqrt() * x0 + (1 - prev).sqrt() * eps(z, t)) + (1 - mask) * kept
+            if again:
+                z = (a[t] / prev).sqrt() * z + (1 - a[t] / prev).sqrt() * torch.randn(z.shape, generator=theirs)
+    found = last_x(editing.blended(eps, noise, z_0, noise, mask, schedule, "ddim", levels, 3, ours))
+    torch.testing.assert_close(found, z)
+
+
 def test_noising_back_has_the_variance_of_its_level():
     """Unit data have unit variance at every level: from one to the one before it stays so, correlation sqrt(alpha)."""
     _, mine = pair("tiny")

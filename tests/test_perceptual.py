@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ldm_edu.autoencoder import AutoencoderConfig
 from ldm_edu.perceptual import (
@@ -148,3 +149,9 @@ def test_a_logit_sees_34_pixels():
     grad, = torch.autograd.grad(logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2], x)
     seen = (grad.abs().sum((0, 1)) > 0).any(0).nonzero().flatten()
     assert seen.max() - seen.min() + 1 == 34
+
+
+def test_the_slopes_are_patchgans():
+    """Isola et al. 2017, appendix 6.1: leaky ReLUs with slope 0.2."""
+    slopes = [part.negative_slope for part in PatchDiscriminator(layers=3).modules() if isinstance(part, nn.LeakyReLU)]
+    assert slopes == [0.2] * 4
