@@ -31,9 +31,11 @@ lab: $(INSTALLED)
 tour: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.course.refresh --out out notebooks/00_tour.ipynb
 
+# Two workers with one thread each; a file, such as a notebook, stays with one worker.
+test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED)
-	$(VENV)/bin/pytest --nbval --nbval-current-env --nbval-sanitize-with=tests/nbval_sanitize.cfg \
-	    --nbval-cell-timeout=300 tests notebooks
+	$(VENV)/bin/pytest -n 2 --dist loadfile --durations=10 --nbval --nbval-current-env \
+	    --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=300 tests notebooks
 
 # In JupyterLab itself, in a headless Chromium.
 test-browser: $(INSTALLED)

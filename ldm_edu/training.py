@@ -1,7 +1,4 @@
-"""One training loop for every model: a generator, so progress bars, logs and pictures are the caller's.
-
-All randomness of step k comes from a generator seeded with (seed, k): a resumed run ends in an unbroken one's weights.
-"""
+"""One training loop for every model: a generator, so progress bars, logs and pictures are the caller's."""
 from __future__ import annotations
 
 import copy
@@ -43,12 +40,12 @@ class TrainConfig:
 
 
 class Progress(NamedTuple):
-    """What `train` yields after a step: losses by name, and the averaged model so far."""
+    """What `train` yields after a step."""
 
     step: int
     losses: dict[str, float]
     lr: float
-    ema: nn.Module
+    ema: nn.Module    # the averaged model so far
 
 
 def pick_batch(count: int, batch: int, generator: torch.Generator) -> Tensor:
@@ -68,10 +65,7 @@ def ema_update(ema: nn.Module, model: nn.Module, decay: float, step: int) -> Non
     decay = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
         for average, value in zip(ema.state_dict().values(), model.state_dict().values()):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - decay)
-            else:
-                average.copy_(value)
+            average.lerp_(value, 1 - decay) if average.is_floating_point() else average.copy_(value)
 
 
 def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | None = None,
@@ -89,6 +83,7 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
     start = load_state(state, model, ema, optimizer) if resume else 0
     model.train()
     for step in range(start, config.steps):
+        # All randomness of a step comes from its number, so a resumed run ends in the weights of an unbroken one.
         generator = torch.Generator().manual_seed((config.seed * 2**32 + step) * size + rank)
         optimizer.zero_grad(set_to_none=True)
         with arithmetic(config.precision, device.type):
@@ -99,8 +94,8 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
         if size > 1:
             loss = average_gradients(trained, loss)
         if not torch.isfinite(loss):
-            kept = state if state and Path(state).exists() else "none"
-            raise FloatingPointError(f"loss is {loss.item()} at step {step}; last good checkpoint: {kept}")
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}; last good checkpoint: "
+                                     f"{state if state and Path(state).exists() else 'none'}")
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
         lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         optimizer.step()
@@ -128,10 +123,9 @@ def load_state(path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.op
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in _part(tensors, "optimizer.").items():
-        index, name = key.split(".", 1)
-        like = parameters[int(index)]
-        value = match_layout(like, value) if value.shape == like.shape else value.clone()
-        slots.setdefault(int(index), {})[name] = value
+        i, name = key.split(".", 1)
+        like = parameters[int(i)]
+        slots.setdefault(int(i), {})[name] = match_layout(like, value) if value.shape == like.shape else value.clone()
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(tensors["step"])
 

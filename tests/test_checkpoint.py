@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from ldm_edu import DATA
+from ldm_edu import DATA, conditioning
 from ldm_edu.metrics import evaluation as metrics
+from ldm_edu.metrics.__main__ import main
 from ldm_edu.metrics.caption_accuracy import score, surplus
 from ldm_edu.metrics.distances import psnr
 from ldm_edu.metrics.evaluation import captions_of, evaluate, evaluate_autoencoder, generate
@@ -83,7 +84,7 @@ def test_card_and_study_of_randomness_tell_the_same():
 def test_evaluate_sees_a_broken_model(monkeypatch):
     """The measuring tool itself: with the words of the prompts scrambled, the same model must score near chance."""
     ldm, oracle = LatentDiffusion.from_pretrained(CHECKPOINT), Oracle.load()
-    ldm.text.tokenize = lambda prompts: torch.full((len(prompts), 32), 5)
+    monkeypatch.setattr(conditioning, "tokenize", lambda tokenizer, prompts: torch.full((len(prompts), 32), 5))
     rendered = []
     monkeypatch.setattr(metrics, "render", lambda *split: rendered.append(split) or render(*split))
     table = evaluate_autoencoder(ldm, oracle, 128) | evaluate(ldm, oracle, count=32, steps=5)
@@ -97,7 +98,7 @@ def test_evaluate_sees_a_broken_model(monkeypatch):
 def test_the_command_prints_a_column_for_each_sampler(capsys, monkeypatch):
     rendered = []
     monkeypatch.setattr(metrics, "render", lambda *split: rendered.append(split) or render(*split))
-    metrics.main([str(CHECKPOINT), "--count", "4", "--steps", "4", "--samplers", "ddim", "dpm_solver"])
+    main([str(CHECKPOINT), "--count", "4", "--steps", "4", "--samplers", "ddim", "dpm_solver"])
     head, line, *rows = [row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines()]
     assert head[0].startswith("4 prompts a split, 4 steps, guidance 4 (2 for pictures and maps), seed 0; 16 renders")
     assert rendered == [("validation", 16), ("validation", 4), ("validation", 4)]
@@ -110,7 +111,7 @@ def test_the_command_prints_a_column_for_each_sampler(capsys, monkeypatch):
     assert cells["map as condition: mean IoU, pictures"][0] != cells["map as condition: mean IoU, pictures"][1]
     assert [row for row in rows if row[0].startswith("16 pictures")] == rows[-1:]
     with pytest.raises(SystemExit):
-        metrics.main([str(CHECKPOINT), "--samplers", "eular"])
+        main([str(CHECKPOINT), "--samplers", "eular"])
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64)])
