@@ -203,8 +203,8 @@ def read_config(folder: str | Path, layout: Layout) -> dict:
     return read_json(Path(folder) / "config.json")
 
 
-def fill(build: Callable[[], nn.Module], folder: str | Path, layout: Layout,
-          dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> nn.Module:
+def fill(build: Callable[[], nn.Module], folder: str | Path, layout: Layout, dtype: torch.dtype = torch.float32,
+         device: str | torch.device = "cpu") -> nn.Module:
     """Build a model and give it the weights in `folder`: every tensor, and no other."""
     file, model = weights_file(folder, layout.file), skeleton(build)
     shapes = {layout.ours(name): shape for name, shape in shapes_of(file).items() if not _dropped(name)}
