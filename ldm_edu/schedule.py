@@ -58,7 +58,7 @@ class Schedule:
 
     def _rates(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), shaped to multiply `like`."""
-        alpha_bar = self.alpha_bar[check_timesteps(t, self.T).to(self.betas.device)].to(like.device)
+        alpha_bar = self.alpha_bar[check_timesteps(t, self.T)].to(like.device)
         alpha_bar = alpha_bar.reshape(alpha_bar.shape + (1,) * (like.ndim - alpha_bar.ndim))  # (B, 1, 1, 1)
         return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
 
