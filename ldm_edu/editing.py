@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .samplers import SAMPLERS, SPACING, EpsFn, Step, alpha_bar_at, start_from
 from .schedule import Schedule, timesteps
-from .support.checks import check_integer, check_request, expect
+from .support.checks import check_request, expect
 from .support.pictures import Picture, to_masks, to_pictures
 
 
@@ -41,12 +41,11 @@ def inpaint(self, prompt: str | list[str], image: Picture | list[Picture], mask:
     mask: see `to_masks`; a latent pixel is painted if the mask is 1 at its upper left corner. strength: below 1 the
     masked part starts from the picture, too. rounds: repeat each step so many times (RePaint). Rest as above.
     """
-    check_integer("rounds", rounds, 1, 1000)
-    sampler, levels = begin(self, sampler, steps, seed, guidance_scale, strength)
+    sampler, levels = begin(self, sampler, steps, seed, guidance_scale, strength, rounds)
     eps, context = self.predictor(prompt, guidance_scale, negative_prompt)
     z_0, noise, generator = encode_pictures(self, image, context, seed)
     mask = to_masks(mask, *(side * self.autoencoder.factor for side in z_0.shape[2:]))
-    expect(len(mask) in (1, len(context)), "mask", f"{len(mask)} masks", f"1 or as many as prompts, {len(context)}")
+    expect(len(mask) in (1, len(context)), "mask", f"{len(mask)} masks", f"1 or one a prompt, {len(context)}")
     mask = F.interpolate(mask, z_0.shape[2:], mode="nearest").to(z_0)
     if strength < 1:
         z = start_from(z_0, noise, self.schedule, levels)
@@ -95,11 +94,11 @@ def ddim_invert(eps: EpsFn, x_0: Tensor, schedule: Schedule, levels: Tensor) -> 
         x, below = step.x, alpha_bar
 
 
-def begin(ldm, sampler: str | None, steps: int, seed: int, guidance_scale: float,
-          strength: float) -> tuple[str, Tensor]:
+def begin(ldm, sampler: str | None, steps: int, seed: int, guidance_scale: float, strength: float,
+          rounds: int = 1) -> tuple[str, Tensor]:
     """Check a request; return its sampler and the levels that `strength` leaves: the last int(steps * strength)."""
     sampler = sampler or ldm.sampler
-    check_request(sampler, SAMPLERS, steps, ldm.schedule.T, seed, guidance_scale, strength)
+    check_request(sampler, SAMPLERS, steps, ldm.schedule.T, seed, guidance_scale, strength, rounds)
     return sampler, timesteps(steps, ldm.schedule.T, SPACING[sampler])[steps - int(steps * strength):]
 
 
@@ -107,8 +106,7 @@ def encode_pictures(ldm, image: Picture | list[Picture], context: Tensor,
                     seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
     """Latents of the pictures, noise of their shape (B, 4, h, w), and the generator that drew both; B of `context`."""
     images = to_pictures(image, ldm.autoencoder.factor, shorter=ldm.unet.config.sample_size * ldm.autoencoder.factor)
-    expect(len(images) in (1, len(context)), "image", f"{len(images)} pictures",
-           f"1 or as many as prompts, {len(context)}")
+    expect(len(images) in (1, len(context)), "image", f"{len(images)} pictures", f"1 or one a prompt, {len(context)}")
     generator = torch.Generator().manual_seed(int(seed))
     z_0 = ldm.autoencoder.to_latent(images.to(context), generator).expand(len(context), -1, -1, -1)
     return z_0, torch.randn(z_0.shape, generator=generator).to(z_0), generator

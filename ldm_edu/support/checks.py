@@ -25,7 +25,7 @@ def check_integer(name: str, value: object, low: int, high: int) -> None:
 
 
 def check_request(sampler: str, samplers: Collection[str], steps: int, T: int, seed: int, guidance_scale: float,
-                  strength: float = 1.0) -> None:
+                  strength: float = 1.0, rounds: int = 1) -> None:
     """Raise ValueError unless these can be sampled with."""
     most = T - 1 if sampler == "dpm_solver" else T
     for name, value, ok, expected in (
@@ -35,7 +35,8 @@ def check_request(sampler: str, samplers: Collection[str], steps: int, T: int, s
             ("guidance_scale", guidance_scale, isinstance(guidance_scale, Real) and math.isfinite(guidance_scale),
              "a finite number; 1 is no guidance"),
             ("strength", strength, isinstance(strength, Real) and 0 <= strength <= 1,
-             "a number from 0 (a copy) to 1 (almost all new)")):
+             "a number from 0 (a copy) to 1 (almost all new)"),
+            ("rounds", rounds, isinstance(rounds, Integral) and rounds >= 1, "a positive integer")):
         if not ok:
             raise ValueError(f"{name}: got {value!r}, expected {expected}")
 
