@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .blocks import Attention
 from .conditioning import TextEncoder
 from .support.checks import expect
-from .tokenizer import tokenize
+from .tokenizer import END, tokenize
 
 
 def attention_weights(attention: Attention, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -56,8 +56,8 @@ class Recorder:
 
 def word_positions(text: TextEncoder, prompt: str, words: str) -> list[int]:
     """Positions of the tokens of `words` in those of `prompt`, the first time. Raises ValueError if they are absent."""
-    row = tokenize(text.tokenizer, [prompt])[0].tolist()
-    wanted = text.tokenizer(words).input_ids[1:-1]    # without start and end
+    row, wanted = tokenize(text.tokenizer, [prompt, words]).tolist()
+    wanted = wanted[1:wanted.index(text.tokenizer.token_to_id(END))]    # without start and end
     for i in range(len(row) - len(wanted) + 1):
         if wanted and row[i:i + len(wanted)] == wanted:
             return list(range(i, i + len(wanted)))

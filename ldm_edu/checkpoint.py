@@ -46,9 +46,11 @@ def load_parts(folder: str | os.PathLike, dtype: torch.dtype = torch.float32,
     files = [weights_file(folder / part, layout.file) for part, layout in NETWORKS.items()]
     check_memory(folder, files, dtype, torch.device(device))
     scheduler, how = read_json(folder / "scheduler/scheduler_config.json"), (dtype, device)
-    text = TextEncoder(load_tokenizer(folder / "tokenizer"), load_text(folder / "text_encoder", *how))
+    tokenizer, transformer = load_tokenizer(folder / "tokenizer"), load_text(folder / "text_encoder", *how)
+    found, wanted = tokenizer.get_vocab_size(), transformer.config.vocab_size
+    expect(found == wanted, "folder", f"{folder} with a tokenizer of {found} tokens", f"{wanted}, as its text encoder")
     networks = {"unet": load_unet(folder / "unet", *how), "autoencoder": load_autoencoder(folder / "vae", *how),
-                "text": text}
+                "text": TextEncoder(tokenizer, transformer)}
     ours = index.get("image_encoder", [None])[0] is None    # else it belongs to an adapter, which we do not implement
     if ours and (folder / "image_encoder").is_dir():
         networks["image_encoder"] = load_image(folder / "image_encoder", *how)

@@ -4,10 +4,9 @@ Each encoder gives states (B, N, D), which cross-attention reads alike. Images a
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from .clip import ImageTransformer, TextTransformer
@@ -15,18 +14,14 @@ from .samplers import EpsFn
 from .support.checks import expect
 from .tokenizer import tokenize
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
-
 
 class TextEncoder(nn.Module):
     """tau for text: prompts -> tokens -> the states that the U-Net's cross-attention reads."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, transformer: TextTransformer):
+    def __init__(self, tokenizer: Tokenizer, transformer: TextTransformer):
         super().__init__()
-        config = transformer.config
-        expect((len(tokenizer) <= config.vocab_size, tokenizer.model_max_length) == (True, config.length), "tokenizer",
-               f"{len(tokenizer)} tokens, model_max_length {tokenizer.model_max_length}",
+        config, size, length = transformer.config, tokenizer.get_vocab_size(), tokenizer.padding["length"]
+        expect(size <= config.vocab_size and length == config.length, "tokenizer", f"{size} tokens, length {length}",
                f"at most {config.vocab_size} and exactly {config.length}, as the text transformer")
         self.tokenizer, self.transformer = tokenizer, transformer
 

@@ -12,18 +12,19 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ldm_edu import autoencoder, clip, unet
 from ldm_edu.conditioning import TextEncoder
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.schedule import scaled_linear_schedule
-from ldm_edu.tokenizer import build_tokenizer
+from ldm_edu.tokenizer import build_tokenizer, save_tokenizer
 from ldm_edu.weights import AUTOENCODER, TEXT, UNET
 
 # One of Stable Diffusion v1's shape, small; and ours.
@@ -119,15 +120,22 @@ diffusers.utils.logging.disable_progress_bar()
 def pair(size: str) -> tuple[StableDiffusionPipeline, LatentDiffusion]:
     """diffusers' pipeline and ours with the same random weights."""
     tokenizer = build_tokenizer(WORDS, TEXTS[size].length)
-    text_config = replace(TEXTS[size], vocab_size=len(tokenizer), end_id=len(tokenizer) - 1)
+    text_config = replace(TEXTS[size], vocab_size=(words := tokenizer.get_vocab_size()), end_id=words - 1)
     unet = perturb(reference_unet(UNETS[size]))
     vae = perturb(reference_autoencoder(AUTOENCODERS[size]))
     text = perturb(reference_text(text_config))
-    theirs = assemble(unet=unet, vae=vae, text_encoder=text, tokenizer=tokenizer,
+    theirs = assemble(unet=unet, vae=vae, text_encoder=text, tokenizer=reference_tokenizer(tokenizer),
                       scheduler=DDIMScheduler(**SD, set_alpha_to_one=False))
     mine = LatentDiffusion(ours(unet, UNETS[size]), ours(vae, AUTOENCODERS[size]),
                            TextEncoder(tokenizer, ours(text, text_config)), scaled_linear_schedule())
     return theirs, mine
+
+
+def reference_tokenizer(tokenizer) -> CLIPTokenizer:
+    """transformers' tokenizer, by way of the disk."""
+    with TemporaryDirectory() as folder:
+        save_tokenizer(tokenizer, folder)
+        return CLIPTokenizer.from_pretrained(folder)
 
 
 def assemble(**parts) -> StableDiffusionPipeline:

@@ -6,7 +6,7 @@ and five minutes on two cores. The weights hide nothing, see reference.py.
 import diffusers
 import pytest
 import torch
-from reference import error, perturb, reference_autoencoder, reference_text, reference_unet
+from reference import error, perturb, reference_autoencoder, reference_text, reference_tokenizer, reference_unet
 
 from ldm_edu.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_edu.clip import TextConfig, TextTransformer
@@ -101,7 +101,7 @@ def test_autoencoder_256_px(autoencoders):
 def test_five_guided_steps_256_px(unets, autoencoders, texts):
     tokenizer = build_tokenizer(vocabulary(), length=77)    # any will do, the same on both sides
     pipeline = diffusers.StableDiffusionPipeline(
-        unet=unets[0], vae=autoencoders[0], text_encoder=texts[0], tokenizer=tokenizer,
+        unet=unets[0], vae=autoencoders[0], text_encoder=texts[0], tokenizer=reference_tokenizer(tokenizer),
         scheduler=diffusers.DDIMScheduler(**V1_5), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)

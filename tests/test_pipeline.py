@@ -34,7 +34,6 @@ from reference import (
 )
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 from ldm_edu import checkpoint, conditioning, pipeline, samplers
 from ldm_edu.checkpoint import schedule_from_config, schedule_to_config
@@ -43,7 +42,7 @@ from ldm_edu.conditioning import TextEncoder, guided
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.schedule import Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule
 from ldm_edu.support import hub
-from ldm_edu.tokenizer import build_tokenizer, save_tokenizer, tokenize
+from ldm_edu.tokenizer import build_tokenizer, tokenize
 
 TINY_WORLDS = Path(__file__).parent.parent / "data" / "tiny-worlds"
 @cache
@@ -477,56 +476,11 @@ def test_broken_folders_are_named(tmp_path):
         LatentDiffusion.from_pretrained(broken(name, lambda path: os.truncate(path, 100_000)))
 
 
-# ---- The tokenizer and the text encoder ----
-
-def test_each_word_is_one_token_and_others_fall_back_to_letters():
-    tokenizer = build_tokenizer(WORDS)
-    for word in {"a", "house", "houses", "mouse", "youth", "boat", ",", "."}:
-        assert tokenizer.tokenize(word) == [word + "</w>"]
-    assert tokenizer.tokenize("A Big HOUSE") == ["a</w>", "big</w>", "house</w>"]
-    assert tokenizer.tokenize("a mouse's") == ["a</w>", "mouse</w>", "'", "s</w>"]
-    assert tokenizer.tokenize("zyx") == ["z", "y", "x</w>"]
-    assert tokenizer.decode(tokenizer("zebra été 7 🏠").input_ids, skip_special_tokens=True) == "zebra été 7 🏠"
-    assert tokenizer.bos_token_id == len(tokenizer) - 2 and tokenizer.eos_token_id == len(tokenizer) - 1
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id and tokenizer.model_max_length == 32
-
-
-def test_the_same_words_make_the_same_tokenizer():
-    """Every time: a trainer that breaks ties by the order of a hash table passes once in a while."""
-    tokenizer = build_tokenizer(WORDS)
-    for _ in range(10):
-        again = build_tokenizer([word.upper() for word in reversed(WORDS)] + WORDS)
-        assert again.get_vocab() == tokenizer.get_vocab()
-        assert again("a bluish hous, youths").input_ids == tokenizer("a bluish hous, youths").input_ids
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_a_tokenizer_survives_the_disk(old, tmp_path):
-    """transformers 4 reads vocab.json and merges.txt, 5 prefers tokenizer.json: the old two must suffice."""
-    tokenizer = build_tokenizer(WORDS, length=20)
-    save_tokenizer(tokenizer, tmp_path)
-    assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {path.name for path in tmp_path.iterdir()}
-    if old:
-        (tmp_path / "tokenizer.json").unlink(missing_ok=True)
-    again = CLIPTokenizer.from_pretrained(tmp_path)
-    texts = ["a big red house", "", "two zebras, the youth's été 🏠!?", "A\n  mouse"]
-    assert again(texts).input_ids == tokenizer(texts).input_ids and again.get_vocab() == tokenizer.get_vocab()
-    assert (again.model_max_length, again.pad_token_id) == (20, tokenizer.pad_token_id)
-
-
-def test_ids_are_those_that_diffusers_makes():
-    theirs, mine = pair("sd")
-    prompts = [*PROMPTS, "", "the zebra"]
-    expected = theirs.tokenizer(prompts, padding="max_length", max_length=theirs.tokenizer.model_max_length,
-                                truncation=True, return_tensors="pt").input_ids
-    assert torch.equal(tokenize(mine.text.tokenizer, prompts), expected)
-    full = "a " * 75
-    assert tokenize(mine.text.tokenizer, [full])[0, -2:].tolist() == theirs.tokenizer(full).input_ids[-2:]
-
+# ---- The text encoder ----
 
 def test_the_text_encoder_trains():
     tokenizer = build_tokenizer(WORDS)
-    config = TextConfig(vocab_size=len(tokenizer), dim=16, layers=1, heads=2, mlp_dim=32, length=32)
+    config = TextConfig(vocab_size=tokenizer.get_vocab_size(), dim=16, layers=1, heads=2, mlp_dim=32, length=32)
     encoder = TextEncoder(tokenizer, TextTransformer(config))
     encoder(PROMPTS).square().mean().backward()
     assert all(p.grad is not None for p in encoder.parameters())
@@ -534,17 +488,12 @@ def test_the_text_encoder_trains():
 
 @pytest.mark.parametrize("change, message", [
     (dict(vocab_size=100), "tokenizer: got 5.. tokens, .* expected at most 100"),
-    (dict(length=77), "tokenizer: .* model_max_length 32, expected at most 1000 and exactly 77"),
+    (dict(length=77), "tokenizer: .* length 32, expected at most 1000 and exactly 77"),
 ])
 def test_a_tokenizer_must_fit_its_transformer(change, message):
     config = replace(TextConfig(vocab_size=1000, dim=16, layers=1, heads=2, mlp_dim=32, length=32), **change)
     with pytest.raises(ValueError, match=message):
         TextEncoder(build_tokenizer(WORDS), TextTransformer(config))
-
-
-def test_no_words_no_tokenizer():
-    with pytest.raises(ValueError, match="words: got none"):
-        build_tokenizer([])
 
 
 # ---- Guidance ----

@@ -58,12 +58,12 @@ def read_pictures(dataset: Sequence[Example]) -> tuple[Tensor, list[str]]:
 def text_encoder_for(texts: list[str]) -> TextEncoder:
     """Make an untrained text encoder with one token for each word of `texts` and room for the longest of them."""
     words = {word for text in texts for word in re.findall(r"[^\W\d_]+|\d|[^\w\s]", text.lower())}
-    tokenizer = build_tokenizer(words, length=77)
-    longest = max(len(tokenizer(text, verbose=False).input_ids) for text in texts)
+    tokenizer = build_tokenizer(words, length=16)
+    longest = max(len(found.ids) for found in tokenizer.encode_batch(texts))
     expect(longest <= 77, "text", f"a caption of {longest} tokens", "at most 77, start and end included")
-    tokenizer.model_max_length = max(16, -(-longest // 8) * 8)
-    return TextEncoder(tokenizer, TextTransformer(replace(
-        clip.TINY, vocab_size=len(tokenizer), end_id=tokenizer.eos_token_id, length=tokenizer.model_max_length)))
+    tokenizer = build_tokenizer(words, length=(length := -(-longest // 8) * 8))
+    size = tokenizer.get_vocab_size()
+    return TextEncoder(tokenizer, TextTransformer(replace(clip.TINY, vocab_size=size, end_id=size - 1, length=length)))
 
 
 def train_autoencoder(images: Tensor, model: nn.Module, config: TrainConfig, batch: int, folder: Path, resume: bool,

@@ -34,7 +34,8 @@ class ClipLearner(nn.Module):
     def __init__(self, text: TextConfig = clip.TINY, image: ImageConfig = clip.TINY_IMAGE, width: int = 128):
         super().__init__()
         tokenizer = build_tokenizer(vocabulary(), length=text.length)
-        config = replace(text, vocab_size=len(tokenizer), end_id=tokenizer.eos_token_id)
+        size = tokenizer.get_vocab_size()
+        config = replace(text, vocab_size=size, end_id=size - 1)
         self.clip = CLIP(clip.TextTransformer(config), clip.ImageTransformer(image), width)
         self.tokenizer = tokenizer
 

@@ -34,7 +34,7 @@ def stage() -> SecondStage:
     """The three conditions at their sizes, untrained; the text and image transformers have one block each."""
     tokenizer = build_tokenizer(vocabulary())
     torch.manual_seed(0)
-    text = replace(clip.TINY, layers=1, vocab_size=len(tokenizer), end_id=tokenizer.eos_token_id)
+    text = replace(clip.TINY, layers=1, vocab_size=(size := tokenizer.get_vocab_size()), end_id=size - 1)
     image = replace(clip.TINY_IMAGE, layers=1)
     return SecondStage(CLIP(TextTransformer(text), ImageTransformer(image)))
 
