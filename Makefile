@@ -11,13 +11,14 @@ export GOMP_SPINCOUNT = 0
 # The packages of an environment that happens to be active stay out.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help lab test test-slow test-browser tour sync bench refresh release badges
+.PHONY: help lab test test-slow test-gpu test-browser tour sync bench refresh release badges
 
 help:
 	@echo "make lab      open JupyterLab on the first chapter"
 	@echo "make tour     run the first chapter without a browser, leave it and its first picture in out/"
 	@echo "make test     run every test and every notebook"
 	@echo "make test-slow  compare with diffusers at the full size of Stable Diffusion v1 (8 GB of memory, minutes)"
+	@echo "make test-gpu   compare a GPU's pictures with the CPU's, train, run chapters, and time it beside diffusers"
 	@echo "make test-browser  open chapters in JupyterLab in a headless Chromium, run them, move a slider"
 	@echo "make sync     copy the package's definitions into the notebooks that show them"
 	@echo "make bench    time sampling beside diffusers (BENCH=--sd for the size of Stable Diffusion v1, too)"
@@ -31,20 +32,25 @@ lab: $(INSTALLED)
 tour: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.course.refresh --out out notebooks/00_tour.ipynb
 
-# Two workers with one thread each; a file, such as a notebook, stays with one worker.
+# Two workers with one thread each; a file stays with one worker, the long ones, the notebooks, first.
 test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED)
-	$(VENV)/bin/pytest -n 2 --dist loadfile --durations=10 --nbval --nbval-current-env \
-	    --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=300 tests notebooks
+	$(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 --nbval --nbval-current-env \
+	    --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=300 notebooks tests
 
 # In JupyterLab itself, in a headless Chromium.
 test-browser: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q 'playwright>=1.45'
 	$(VENV)/bin/pytest -q tests/course/browser.py
 
-# At the full size of Stable Diffusion v1, with random weights: the figures stand under PASSES.
+# At the full size of Stable Diffusion v1, with random weights, and the card on more prompts: figures under PASSES.
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest --slow -m slow -rP tests
+
+# What a GPU must show, under ten minutes; skipped where there is none.
+test-gpu: $(INSTALLED)
+	$(VENV)/bin/pytest -rPs tests/test_gpu.py
+	$(VENV)/bin/python -m ldm_edu.studies bench --sd --pairs 3
 
 sync: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.course.sync

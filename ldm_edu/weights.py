@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -53,9 +53,13 @@ OLD_NAMES = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn"
 def rename(name: str, pairs) -> str:
     """Apply (from, to) pairs of dotted-name parts in order."""
     for old, new in pairs:
-        pattern = re.escape(old).replace(r"\*", r"(\w+)")
-        name = re.sub(rf"(?<![^.]){pattern}(?![^.])", new.replace("*", r"\1"), name)
+        name = _part(old).sub(new.replace("*", r"\1"), name)
     return name
+
+
+@cache
+def _part(old: str) -> re.Pattern:
+    return re.compile(r"(?<![^.])" + re.escape(old).replace(r"\*", r"(\w+)") + r"(?![^.])")
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,8 @@ def load_module(layout: Layout, folder: str | Path, dtype: torch.dtype = torch.f
     and a tensor that is missing, has no place or has another shape, each by name.
     """
     config = config_from_json(layout, read_config(folder, layout), Path(folder) / "config.json")
-    return fill(lambda: layout.model(config), folder, layout, dtype, device)
+    model = fill(lambda: layout.model(config), folder, layout, dtype, device)
+    return model.to(memory_format=torch.channels_last)    # convolutions on a CPU are up to a quarter faster
 
 
 load_unet = partial(load_module, UNET)                  # a UNet2DConditionModel folder

@@ -54,10 +54,11 @@ def test_the_card_lists_every_weight_file_with_its_checksum():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name], name
 
 
+@pytest.mark.parametrize("count", [24, pytest.param(128, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_the_card_holds_on_a_sample(sampler):
-    """64 prompts, another seed: within sampling error of the card's figures (three standard deviations)."""
-    card, count = card_table()[sampler], 64
+def test_the_card_holds_on_a_sample(sampler, count):
+    """Some prompts, another seed: within sampling error of the card's figures (three standard deviations)."""
+    card = card_table()[sampler]
     ldm, oracle = LatentDiffusion.from_pretrained(CHECKPOINT), Oracle.load()
     captions = captions_of("validation", count)
     seen = oracle.read(generate(ldm, [c.text for c in captions], seed=100, sampler=sampler))
@@ -69,7 +70,7 @@ def test_the_card_holds_on_a_sample(sampler):
     assert abs(result.all_right - expected) < error
     assert abs(result.accuracy - card["validation: caption accuracy"]) < 0.08
     named = card["validation: more things than named"]
-    assert abs(more - named) < 3 * (named * (1 - named) / count) ** 0.5
+    assert abs(more - named) < 3 * (named * (1 - named) / count) ** 0.5 + 0.5 / count
 
 
 def test_card_and_study_of_randomness_tell_the_same():
@@ -87,10 +88,10 @@ def test_evaluate_sees_a_broken_model(monkeypatch):
     monkeypatch.setattr(conditioning, "tokenize", lambda tokenizer, prompts: torch.full((len(prompts), 32), 5))
     rendered = []
     monkeypatch.setattr(metrics, "render", lambda *split: rendered.append(split) or render(*split))
-    table = evaluate_autoencoder(ldm, oracle, 128) | evaluate(ldm, oracle, count=32, steps=5)
+    table = evaluate_autoencoder(ldm, oracle, 64) | evaluate(ldm, oracle, count=16, steps=4)
     assert table["validation: caption accuracy"] < 0.4 and table["validation: all right"] < 0.2
     assert table["reconstructions: caption accuracy"] > 0.6
-    assert rendered == [("validation", 128), ("validation", 32)]
+    assert rendered == [("validation", 64), ("validation", 16)]
     assert table["renders: more things than named"] < 0.1    # these see nothing of the prompts
     assert all(table[f"{split}: more things than named"] > 0.01 for split in ("validation", "composition"))
 

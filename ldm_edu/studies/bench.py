@@ -29,6 +29,7 @@ from ..pipeline import LatentDiffusion
 from ..support.arithmetic import PRECISIONS, arithmetic
 from ..unet import UNet, UNetConfig
 from ..weights import UNET, config_to_json
+from .cold_start import WAITS
 
 PROMPT = "a big red house on the left and a small green boat, at night, on the snow"
 BATCHES = {1: "1 picture", 4: "4 pictures", 16: "16 pictures"}
@@ -143,6 +144,22 @@ def print_peak(side: str, folder: Path, device: str, batch: int) -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 
+def compare_cold_starts(folder: Path, device: str, pairs: int) -> dict[str, Comparison]:
+    """Time, in fresh processes in turn, what `cold_start.WAITS` lists, and the sum."""
+    def seconds(side: str) -> list[float]:
+        command = [sys.executable, "-m", "ldm_edu.studies.cold_start", side, str(folder), device]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
+        return [*map(float, found), sum(map(float, found))]
+
+    seconds("ours"), seconds("theirs")    # so that both find their files in the system's cache
+    runs = [(seconds("ours"), seconds("theirs")) for _ in range(pairs)]
+    found = {}
+    for k, stage in enumerate((*WAITS, "all of it")):
+        ours, theirs = ([run[side][k] for run in runs] for side in (0, 1))
+        found[stage] = Comparison(median(ours), median(theirs), median(b / a for a, b in zip(ours, theirs)))
+    return found
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command line."""
     parser.add_argument("folder", type=Path, nargs="?", default=DATA / "tiny-worlds")
@@ -179,6 +196,8 @@ def run(args: argparse.Namespace) -> None:
         _print_row(f"{steps} steps and decoding, {pictures}", found)
     if args.sd:
         _print_row("one guided step at the size of SD v1, 1 picture", compare_sd(device, max(2, pairs // 2)))
+    for stage, found in compare_cold_starts(folder, device, max(2, pairs // 2)).items():
+        _print_row(f"in a fresh process: {stage}", found)
     for batch in (1, 16):
         a, b = (peak_memory(side, folder, device, batch) / 2**20 for side in ("ours", "theirs"))
         print(f"| **{b / a:.2f}** | peak memory, {BATCHES[batch]} | {a:,.0f} MiB | {b:,.0f} MiB |", flush=True)
