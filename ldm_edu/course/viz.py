@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from ..tiny_worlds.things import CLASSES
 
@@ -33,27 +32,35 @@ def to_pil(image: Tensor, scale: int = 1) -> Image.Image:
 
 def contact_sheet(images: Tensor | Sequence[Tensor], columns: int = 8, scale: int = 2, gap: int = 2) -> Image.Image:
     """Put images (3, H, W) side by side on white, `gap` pixels apart, without text."""
-    tiles = torch.stack(list(images)).cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    sheet = to_pil(make_grid(tiles, columns, gap, pad_value=1))
-    border = gap if len(tiles) > 1 else 0    # `make_grid` frames the sheet as well, except a single tile
-    return sheet.crop((border, border, sheet.width - border, sheet.height - border))
+    tiles = [to_pil(image, scale) for image in images]
+    (width, height), columns = tiles[0].size, min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % columns * (width + gap), i // columns * (height + gap)))
+    return sheet
 
 
 def grid(images: Tensor | Sequence[Tensor], titles: Sequence[str] | None = None, columns: int = 8,
          title: str = "", size: float = 1.5) -> Figure:
     """Draw images (3, H, W) in [-1, 1] in rows, `size` inches each."""
-    rows = -(-len(images) // columns)
-    columns = min(columns, len(images))
-    height = size * (1.0 if titles is None else 1.3)
-    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, height * rows + 0.3 * bool(title)),
-                                dpi=80, squeeze=False, layout="constrained")
-    for axis in axes.flat:
-        axis.axis("off")
-    for i, (axis, image) in enumerate(zip(axes.flat, images)):
-        axis.imshow(to_pil(image))
-        if titles is not None:
-            axis.set_title(wrapped(titles[i], round(size * 13)), fontsize=7)
-    figure.suptitle(title, fontsize=10)
+    texts = [wrapped(text, round(size * 13)) for text in titles or [""] * len(images)]
+    columns, line = min(columns, len(images)), 0.125                                      # inches, of a line of a title
+    rows = [range(i, min(i + columns, len(images))) for i in range(0, len(images), columns)]
+    above = [line * max(texts[i].count("\n") + bool(texts[i]) for i in row) for row in rows]
+    head = 0.22 * len(title.splitlines()) + 0.04
+    wide, high = size * columns, head + sum(above) + size * len(rows)
+    figure = plt.figure(figsize=(wide, high), dpi=80)    # placed by hand: a layout engine takes seconds
+    figure.text(0.5, 1 - 0.04 / high, title, fontsize=10, ha="center", va="top")
+    y = head
+    for row, room in zip(rows, above):
+        y += room + size
+        for column, i in enumerate(row):
+            axis = figure.add_axes(((column + 0.02) * size / wide, 1 - (y - 0.02 * size) / high,
+                                    0.96 * size / wide, 0.96 * size / high))
+            axis.imshow(to_pil(images[i]))
+            axis.set_title(texts[i], fontsize=7, pad=2)
+            axis.axis("off")
     return figure
 
 
