@@ -403,8 +403,8 @@ def test_what_we_refuse_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory a process held at most")
 def test_loading_needs_hardly_more_memory_than_the_weights(tmp_path):
-    """In a process of its own, on 600 MiB of weights in 5 MiB tensors: at most 1.15 times as much on top."""
-    tensors = {f"unit.{i}.weight": torch.full((2**20 + 2**18,), float(i)) for i in range(120)}
+    """In a process of its own, on 300 MiB of weights in 5 MiB tensors: at most 1.2 times as much on top."""
+    tensors = {f"unit.{i}.weight": torch.full((2**20 + 2**18,), float(i)) for i in range(60)}
     save_file(tensors, tmp_path / "model.safetensors")
     code = f"""
 import torch
@@ -419,7 +419,7 @@ assert all((value == int(name.split(".")[1])).all() for name, value in found.ite
 print(most() - before)
 """
     grown = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    assert 600 <= grown <= 1.15 * 600
+    assert 300 <= grown <= 1.2 * 300
 
 
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS)

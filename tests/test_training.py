@@ -96,26 +96,31 @@ def test_the_fused_kernel_of_attention_is_left_out_on_cpus_alone(precision, devi
     assert torch.backends.cuda.flash_sdp_enabled()
 
 
-def one_of_two(rank, folder, breaks):
-    """A process of two that train together; a fresh interpreter, so what it needs is passed."""
+def one_of_two(rank, folder):
+    """A process of two that train together, well and then badly; a fresh interpreter, so what it needs is passed."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     model, loss_fn = tiny_problem()
+    list(train(model, loss_fn, CONFIG, folder / f"rank{rank}.safetensors"))
+    torch.save(model.state_dict(), folder / f"rank{rank}.pt")
 
     def broken(model, generator):
         return {name: loss * float("nan") if rank == 1 else loss for name, loss in loss_fn(model, generator).items()}
 
-    path = folder / f"rank{rank}.safetensors"
     try:
-        for _ in train(model, broken if breaks else loss_fn, CONFIG, path):
-            pass
-        torch.save(model.state_dict(), folder / f"rank{rank}.pt")
+        list(train(model, broken, CONFIG))
     except FloatingPointError:
         (folder / f"rank{rank}.stopped").touch()
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one_with_both_batches(tmp_path):
-    torch.multiprocessing.spawn(one_of_two, (tmp_path, False), nprocs=2)
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(one_of_two, (folder,), nprocs=2)
+    return folder
+
+
+def test_two_processes_equal_one_with_both_batches(two_processes):
     model, loss_fn = tiny_problem()
 
     def both(model, generator):
@@ -125,15 +130,14 @@ def test_two_processes_equal_one_with_both_batches(tmp_path):
 
     list(train(model, both, CONFIG))
     for rank in (0, 1):
-        found = torch.load(tmp_path / f"rank{rank}.pt")
+        found = torch.load(two_processes / f"rank{rank}.pt")
         for name, value in model.state_dict().items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
-    assert (tmp_path / "rank0.safetensors").exists() and not (tmp_path / "rank1.safetensors").exists()
+    assert (two_processes / "rank0.safetensors").exists() and not (two_processes / "rank1.safetensors").exists()
 
 
-def test_a_bad_loss_in_one_process_stops_both(tmp_path):
-    torch.multiprocessing.spawn(one_of_two, (tmp_path, True), nprocs=2)
-    assert sorted(path.name for path in tmp_path.glob("*.stopped")) == ["rank0.stopped", "rank1.stopped"]
+def test_a_bad_loss_in_one_process_stops_both(two_processes):
+    assert sorted(path.name for path in two_processes.glob("*.stopped")) == ["rank0.stopped", "rank1.stopped"]
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):
