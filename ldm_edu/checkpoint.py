@@ -3,18 +3,24 @@ from __future__ import annotations
 
 import os
 import shutil
-import warnings
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from .autoencoder import AutoencoderConfig
+from .clip import TextConfig
 from .conditioning import MapEncoder, TextEncoder
 from .schedule import Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule
 from .support.checks import expect
 from .support.files import read_json, swap_in, write_json
-from .support.hub import check_memory, find_folder, weights_file
+from .support.hub import check_memory, find_folder, refuse_pickle, weights_file
+from .support.original_names import OriginalLayout
+from .support.scheduler_config import OUTPUT, SCHEDULERS, own_spacing, sampler_from_config
 from .tokenizer import load_tokenizer, save_tokenizer
-from .weights import AUTOENCODER, TEXT, UNET, load_autoencoder, load_image, load_text, load_unet, save_module
+from .unet import UNetConfig
+from .weights import AUTOENCODER, IMAGE, TEXT, UNET, fill, load_module, save_module
 
 NETWORKS = {"unet": UNET, "vae": AUTOENCODER, "text_encoder": TEXT}
 FILES = ("model_index.json", "tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json",
@@ -28,36 +34,50 @@ MODEL_INDEX = {
     "safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None],
     "requires_safety_checker": False,
 }
-SCHEDULERS = {"ddim": "DDIMScheduler", "ddpm": "DDPMScheduler", "euler": "EulerDiscreteScheduler",
-              "dpm_solver": "DPMSolverMultistepScheduler"}
-# What our samplers do with the model's output, and how they step, as diffusers' scheduler configs say it.
-_OUTPUT = {"prediction_type": "epsilon", "clip_sample": False, "thresholding": False, "rescale_betas_zero_snr": False}
-_STEPS = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
-_SOLVER = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "use_karras_sigmas": False,
-           "final_sigmas_type": "zero", "lower_order_final": True, "euler_at_final": False}
 
 
 def load_parts(folder: str | os.PathLike, dtype: torch.dtype = torch.float32,
                device: str | torch.device = "cpu") -> dict:
     """Read the arguments of `LatentDiffusion` from a folder, networks in eval mode. Errors: see its from_pretrained."""
+    if Path(folder).is_file():
+        return load_single_file(Path(folder), dtype, device)
     folder = find_folder(folder, FILES, MORE_FILES)
     index = read_json(folder / "model_index.json")
     _check_kind(folder, index)
     files = [weights_file(folder / part, layout.file) for part, layout in NETWORKS.items()]
     check_memory(folder, files, dtype, torch.device(device))
     scheduler, how = read_json(folder / "scheduler/scheduler_config.json"), (dtype, device)
-    tokenizer, transformer = load_tokenizer(folder / "tokenizer"), load_text(folder / "text_encoder", *how)
-    found, wanted = tokenizer.get_vocab_size(), transformer.config.vocab_size
-    expect(found == wanted, "folder", f"{folder} with a tokenizer of {found} tokens", f"{wanted}, as its text encoder")
-    networks = {"unet": load_unet(folder / "unet", *how), "autoencoder": load_autoencoder(folder / "vae", *how),
-                "text": TextEncoder(tokenizer, transformer)}
+    sampler, spacing = sampler_from_config(scheduler)
+    unet, autoencoder, text = (load_module(layout, folder / part, *how) for part, layout in NETWORKS.items())
+    tokenizer, wanted = load_tokenizer(folder / "tokenizer"), text.config.vocab_size
+    expect((found := tokenizer.get_vocab_size()) == wanted, "folder", f"{folder} with a tokenizer of {found} tokens",
+           f"{wanted}, as its text encoder")
+    networks = {"unet": unet, "autoencoder": autoencoder, "text": TextEncoder(tokenizer, text)}
     ours = index.get("image_encoder", [None])[0] is None    # else it belongs to an adapter, which we do not implement
     if ours and (folder / "image_encoder").is_dir():
-        networks["image_encoder"] = load_image(folder / "image_encoder", *how)
+        networks["image_encoder"] = load_module(IMAGE, folder / "image_encoder", *how)
     if (folder / "map_encoder").is_dir():
-        networks["map_encoder"] = MapEncoder(load_image(folder / "map_encoder", *how))
+        networks["map_encoder"] = MapEncoder(load_module(IMAGE, folder / "map_encoder", *how))
     return {name: network.eval() for name, network in networks.items()} | {
-        "schedule": schedule_from_config(scheduler), "sampler": sampler_from_config(scheduler)}
+        "schedule": schedule_from_config(scheduler), "sampler": sampler, "spacing": spacing}
+
+
+def load_single_file(path: Path, dtype: torch.dtype, device: str | torch.device,
+                     configs: Sequence = (UNetConfig(), AutoencoderConfig(), TextConfig())) -> dict:
+    """Read the arguments of `LatentDiffusion` from one safetensors file, by default of Stable Diffusion v1.
+
+    The tokenizer is in no such file: it comes from the folder `tokenizer` beside it, or from CLIP's on the hub.
+    """
+    refuse_pickle(path)
+    check_memory(path, [path], dtype, torch.device(device))
+    beside = path.with_name("tokenizer")
+    tokenizer = load_tokenizer(beside if beside.is_dir() else find_folder(
+        "openai/clip-vit-large-patch14", ("tokenizer_config.json",), ("vocab.json", "merges.txt")))
+    unet, autoencoder, text = (
+        fill(partial(layout.model, config), path.parent, OriginalLayout(part, layout, config, path.name), dtype, device)
+        .to(memory_format=torch.channels_last).eval() for (part, layout), config in zip(NETWORKS.items(), configs))
+    return {"unet": unet, "autoencoder": autoencoder, "text": TextEncoder(tokenizer, text).eval(),
+            "schedule": scaled_linear_schedule()}
 
 
 def save_parts(parts: dict, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
@@ -73,7 +93,8 @@ def save_parts(parts: dict, folder: str | os.PathLike, dtype: torch.dtype = torc
         save_module(parts["image_encoder"], fresh / "image_encoder", dtype)
     if parts["map_encoder"] is not None:
         save_module(parts["map_encoder"].transformer, fresh / "map_encoder", dtype)
-    write_json(fresh / "scheduler/scheduler_config.json", schedule_to_config(parts["schedule"], parts["sampler"]))
+    write_json(fresh / "scheduler/scheduler_config.json", schedule_to_config(
+        parts["schedule"], parts["sampler"], parts["spacing"]))
     index = MODEL_INDEX | {"scheduler": ["diffusers", SCHEDULERS[parts["sampler"]]]}
     write_json(fresh / "model_index.json", index)
     swap_in(fresh, folder)
@@ -82,10 +103,9 @@ def save_parts(parts: dict, folder: str | os.PathLike, dtype: torch.dtype = torc
 def schedule_from_config(config: dict) -> Schedule:
     """Read the noise schedule of a diffusers scheduler config; what it does not say is as in SD v1.
 
-    Raises ValueError naming an entry that our samplers do not follow; how other classes step does not matter.
+    Raises ValueError naming an entry that says of the U-Net what is not true of ours.
     """
-    ours = config.get("_class_name", "DDIMScheduler") in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
-    for name, expected in (_OUTPUT | _STEPS if ours else _OUTPUT).items():
+    for name, expected in OUTPUT.items():
         found = config.get(name, expected)
         expect(found == expected, "scheduler", f"{name} {found!r}", repr(expected))
     T, kind = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "scaled_linear")
@@ -99,30 +119,15 @@ def schedule_from_config(config: dict) -> Schedule:
     return schedules[kind](T, config.get("beta_start", 0.00085), config.get("beta_end", 0.012))
 
 
-def schedule_to_config(schedule: Schedule, sampler: str = "ddim") -> dict:
+def schedule_to_config(schedule: Schedule, sampler: str = "ddim", spacing: str | None = None) -> dict:
     """Write the config with which the diffusers scheduler of that sampler follows `schedule` as ours does."""
     betas = schedule.betas.float()
     is_default = torch.equal(betas, scaled_linear_schedule(schedule.T).betas)
-    how = _STEPS if sampler in ("ddim", "ddpm") else {"timestep_spacing": "linspace", "steps_offset": 1}
+    how = {"set_alpha_to_one": False} if sampler in ("ddim", "ddpm") else {}
     return {"_class_name": SCHEDULERS[sampler], "_diffusers_version": MODEL_INDEX["_diffusers_version"],
             "num_train_timesteps": schedule.T, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
-            "beta_end": 0.012, "trained_betas": None if is_default else betas.tolist(), **_OUTPUT, **how}
-
-
-def sampler_from_config(config: dict) -> str:
-    """Name the sampler that steps as a scheduler config says, or "ddim" with a warning about the difference."""
-    kind = config.get("_class_name", "DDIMScheduler")
-    sampler = next((name for name, theirs in SCHEDULERS.items() if theirs == kind), None)
-    if sampler is None:
-        warnings.warn(f"scheduler: {kind} is not among our samplers; ddim is used", stacklevel=2)
-        return "ddim"
-    own = "leading" if sampler in ("ddim", "ddpm") else "linspace"
-    wrong = {name: config[name] for name, expected in (_SOLVER | {"timestep_spacing": own}).items()
-             if config.get(name, expected) != expected}
-    if wrong:
-        said = ", ".join(f"{name} = {value!r}" for name, value in wrong.items())
-        warnings.warn(f"scheduler: {kind} with {said} is not followed; {sampler} steps as by default", stacklevel=2)
-    return sampler
+            "beta_end": 0.012, "trained_betas": None if is_default else betas.tolist(), **OUTPUT, **how,
+            "clip_sample": False, "timestep_spacing": spacing or own_spacing(sampler), "steps_offset": 1}
 
 
 def _check_kind(folder: Path, index: dict) -> None:
@@ -133,3 +138,6 @@ def _check_kind(folder: Path, index: dict) -> None:
     expect(not unet.get("use_linear_projection") and not isinstance(unet.get("attention_head_dim"), list), "folder",
            f"{folder} with Stable Diffusion 2 (its U-Net has linear projections, or a number of heads for each level)",
            "version 1, or a model of its shape")
+    latents = read_json(folder / "vae/config.json").get("latent_channels")
+    expect(unet.get("in_channels") == latents, "folder", f"{folder} with a U-Net of {unet.get('in_channels')} channels",
+           f"{latents} channels, as its autoencoder; models made for inpainting or depth have more")

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .samplers import SAMPLERS, SPACING, EpsFn, Step, alpha_bar_at, start_from
-from .schedule import Schedule, timesteps
+from .samplers import SAMPLERS, EpsFn, Step, alpha_bar_at, levels_of, start_from
+from .schedule import Schedule
 from .support.checks import check_request, expect
 from .support.pictures import Picture, to_masks, to_pictures
 
@@ -19,13 +19,13 @@ from .support.pictures import Picture, to_masks, to_pictures
 @torch.no_grad()
 def image_to_image(self, prompt: str | list[str], image: Picture | list[Picture], strength: float = 0.6,
                    steps: int = 30, guidance_scale: float = 4.0, seed: int = 0, negative_prompt: str | list[str] = "",
-                   sampler: str | None = None) -> Tensor:
+                   sampler: str | None = None, spacing: str | None = None) -> Tensor:
     """Noise pictures part of the way, then denoise them as prompts say: (B, 3, H, W) in [-1, 1]. SDEdit, 2108.01073.
 
     image: one, or one for each prompt, whatever `to_pictures` takes. strength: the share of the steps that are done,
     from 0 (the autoencoder's copy) to 1 (almost nothing of the picture is left). Rest as in `text_to_image`.
     """
-    sampler, levels = begin(self, sampler, steps, seed, guidance_scale, strength)
+    sampler, levels = begin(self, sampler, spacing, steps, seed, guidance_scale, strength)
     eps, context = self.predictor(prompt, guidance_scale, negative_prompt)
     z_0, noise, generator = encode_pictures(self, image, context, seed)
     z = start_from(z_0, noise, self.schedule, levels)
@@ -35,22 +35,23 @@ def image_to_image(self, prompt: str | list[str], image: Picture | list[Picture]
 @torch.no_grad()
 def inpaint(self, prompt: str | list[str], image: Picture | list[Picture], mask: Picture, strength: float = 1.0,
             steps: int = 30, guidance_scale: float = 4.0, seed: int = 0, negative_prompt: str | list[str] = "",
-            sampler: str | None = None, rounds: int = 1) -> Tensor:
+            sampler: str | None = None, rounds: int = 1, spacing: str | None = None) -> Tensor:
     """Paint anew where `mask` is 1, by a prompt; keep the picture elsewhere. (B, 3, H, W) in [-1, 1].
 
     mask: see `to_masks`; a latent pixel is painted if the mask is 1 at its upper left corner. strength: below 1 the
-    masked part starts from the picture, too. rounds: repeat each step so many times (RePaint). Rest as above.
+    masked part starts from the picture, too. rounds: repeat each step so many times (RePaint). Rest as above. (With
+    "ddpm" diffusers draws one noise more for each step, and another picture.)
     """
-    sampler, levels = begin(self, sampler, steps, seed, guidance_scale, strength, rounds)
+    sampler, levels = begin(self, sampler, spacing, steps, seed, guidance_scale, strength, rounds)
     eps, context = self.predictor(prompt, guidance_scale, negative_prompt)
     z_0, noise, generator = encode_pictures(self, image, context, seed)
-    mask = to_masks(mask, *(side * self.autoencoder.factor for side in z_0.shape[2:]))
+    factor = self.autoencoder.factor
+    mask = to_masks(mask, *(side * factor for side in z_0.shape[2:]), multiple=factor)
     expect(len(mask) in (1, len(context)), "mask", f"{len(mask)} masks", f"1 or one a prompt, {len(context)}")
     mask = F.interpolate(mask, z_0.shape[2:], mode="nearest").to(z_0)
-    if strength < 1:
-        z = start_from(z_0, noise, self.schedule, levels)
-    else:
-        z = start_from(0.0, noise, self.schedule, levels) if sampler == "euler" else noise
+    z = noise
+    if strength < 1 or sampler == "euler" and levels[0] == self.schedule.T - 1:
+        z = start_from(z_0 if strength < 1 else 0.0, noise, self.schedule, levels)
     return self.draw(blended(eps, z, z_0, noise, mask, self.schedule, sampler, levels, rounds, generator), z)
 
 
@@ -94,12 +95,13 @@ def ddim_invert(eps: EpsFn, x_0: Tensor, schedule: Schedule, levels: Tensor) -> 
         x, below = step.x, alpha_bar
 
 
-def begin(ldm, sampler: str | None, steps: int, seed: int, guidance_scale: float, strength: float,
-          rounds: int = 1) -> tuple[str, Tensor]:
+def begin(ldm, sampler: str | None, spacing: str | None, steps: int, seed: int, guidance_scale: float,
+          strength: float = 1.0, rounds: int = 1) -> tuple[str, Tensor]:
     """Check a request; return its sampler and the levels that `strength` leaves: the last int(steps * strength)."""
     sampler = sampler or ldm.sampler
+    spacing = spacing or (ldm.spacing if sampler == ldm.sampler else None)
     check_request(sampler, SAMPLERS, steps, ldm.schedule.T, seed, guidance_scale, strength, rounds)
-    return sampler, timesteps(steps, ldm.schedule.T, SPACING[sampler])[steps - int(steps * strength):]
+    return sampler, levels_of(sampler, steps, ldm.schedule.T, spacing)[steps - int(steps * strength):]
 
 
 def encode_pictures(ldm, image: Picture | list[Picture], context: Tensor,

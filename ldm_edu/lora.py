@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from .blocks import Attention
 from .pipeline import LatentDiffusion
 from .support.checks import check_integer, expect
-from .support.files import read_tensors, write_tensors
-from .support.lora_names import read_name
-from .weights import TEXT, UNET, refuse
+from .support.files import write_tensors
+from .support.lora_files import read_lora
+from .weights import TEXT, UNET
 
 
 class LoRA(nn.Module):
@@ -87,28 +87,15 @@ def save_lora(ldm: LatentDiffusion, path: str | Path) -> None:
 def load_lora(ldm: LatentDiffusion, path: str | Path, scale: float = 1.0) -> None:
     """Put the LoRAs of a file on the U-Net and the text transformer. scale: how strongly; 0 is not at all.
 
-    Raises FileNotFoundError; ValueError for a damaged file and tensors without a place, and has changed nothing.
+    path: of a safetensors file, or of a folder with pytorch_lora_weights.safetensors. Raises FileNotFoundError;
+    ValueError for a damaged file and tensors without a place, and has changed nothing.
     """
-    parts: dict[str, dict[str, Tensor]] = {}
-    wrong, keys = [], _keys(ldm)
-    for name, tensor in read_tensors(path).items():
-        key, part = read_name(name, keys)
-        if key is None:
-            wrong.append(f"{name} has no place in the model")
-        else:
-            parts.setdefault(key, {})[part] = tensor
-    for key, found in parts.items():
-        A, B, size = found.get("A"), found.get("B"), base_layer(getattr(*keys[key])).weight.flatten(1).shape
-        if A is None or B is None:
-            wrong.append(f"{key} has only {', '.join(found)} of A and B")
-        elif (B.shape[0], A.flatten(1).shape[1]) != size or len(A) != B.shape[1]:
-            wrong.append(f"{key} has A {tuple(A.shape)} and B {tuple(B.shape)}, expected a product {tuple(size)}")
-    refuse(path, wrong or ([] if parts else ["holds no LoRA"]))
-    for key, found in parts.items():
-        rank = len(found["A"])
-        lora = LoRA(getattr(*keys[key]), rank, scale * float(found.get("alpha", rank))).requires_grad_(False)
-        lora.A.copy_(found["A"].flatten(1))
-        lora.B.copy_(found["B"].flatten(1))
+    keys = _keys(ldm)
+    sizes = {key: tuple(base_layer(getattr(*place)).weight.flatten(1).shape) for key, place in keys.items()}
+    for key, (A, B, alpha) in read_lora(path, sizes).items():
+        lora = LoRA(getattr(*keys[key]), len(A), scale * alpha).requires_grad_(False)
+        lora.A.copy_(A)
+        lora.B.copy_(B)
         setattr(*keys[key], lora)
 
 

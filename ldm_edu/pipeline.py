@@ -12,8 +12,8 @@ from .checkpoint import load_parts, save_parts
 from .clip import ImageTransformer
 from .conditioning import MapEncoder, TextEncoder, guided
 from .editing import image_to_image, inpaint
-from .samplers import SAMPLERS, SPACING, EpsFn, Step, start_from
-from .schedule import Schedule, timesteps
+from .samplers import SAMPLERS, EpsFn, Step, levels_of, start_from
+from .schedule import Schedule
 from .support.checks import check_map, check_request, check_size, check_texts
 from .support.pictures import Picture, to_pictures
 from .unet import UNet
@@ -22,14 +22,14 @@ from .unet import UNet
 class LatentDiffusion:
     """Latent diffusion with three conditions: Rombach et al. 2021 (arXiv:2112.10752), figure 3.
 
-    image_encoder, map_encoder: of a model that was trained on such conditions; sampler: the default one.
+    image_encoder, map_encoder: of a model that was trained on such conditions; sampler, spacing: the default ones.
     """
 
     def __init__(self, unet: UNet, autoencoder: Autoencoder, text: TextEncoder, schedule: Schedule,
                  image_encoder: ImageTransformer | None = None, map_encoder: MapEncoder | None = None,
-                 sampler: str = "ddim"):
+                 sampler: str = "ddim", spacing: str | None = None):
         self.unet, self.autoencoder, self.text, self.schedule = unet, autoencoder, text, schedule
-        self.image_encoder, self.map_encoder, self.sampler = image_encoder, map_encoder, sampler
+        self.image_encoder, self.map_encoder, self.sampler, self.spacing = image_encoder, map_encoder, sampler, spacing
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, device: str | torch.device | None = None,
@@ -78,30 +78,33 @@ class LatentDiffusion:
 
     def text_to_image(self, prompt: str | list[str], steps: int = 30, guidance_scale: float = 4.0, seed: int = 0,
                       size: int | tuple[int, int] | None = None, negative_prompt: str | list[str] = "",
-                      sampler: str | None = None) -> Tensor:
+                      sampler: str | None = None, spacing: str | None = None) -> Tensor:
         """Draw pictures of B prompts, or of one string: float32 (B, 3, H, W) in [-1, 1].
 
         guidance_scale: 1 or less is no guidance. seed: one for the batch. size: a side or (height, width) in pixels, by
-        default that of training. negative_prompt: what guidance leads away from, for all or for each. Raises ValueError
-        naming the argument, what came and what was expected.
+        default that of training. negative_prompt: what guidance leads away from, for all or for each. sampler: one of
+        SAMPLERS, by default the folder's. spacing: of its levels, see `levels_of`. Raises ValueError naming the
+        argument, what came and what was expected.
         """
-        return self.draw(self.denoise(prompt, steps, guidance_scale, seed, size, negative_prompt, sampler))
+        return self.draw(self.denoise(prompt, steps, guidance_scale, seed, size, negative_prompt, sampler, spacing))
 
     def variations(self, image: Picture | list[Picture], steps: int = 30, guidance_scale: float = 2.0, seed: int = 0,
-                   sampler: str | None = None) -> Tensor:
+                   sampler: str | None = None, spacing: str | None = None) -> Tensor:
         """Draw pictures that show what the reference images show: (B, 3, S, S), S the size of training."""
-        return self.draw(self.denoise(None, steps, guidance_scale, seed, sampler=sampler, image=image))
+        return self.draw(self.denoise(None, steps, guidance_scale, seed, None, "", sampler, spacing, image=image))
 
     def map_to_image(self, semantic_map: Tensor, steps: int = 30, guidance_scale: float = 2.0, seed: int = 0,
-                     sampler: str | None = None) -> Tensor:
+                     sampler: str | None = None, spacing: str | None = None) -> Tensor:
         """Draw pictures laid out like semantic maps: integers (B, S, S) -> (B, 3, S, S)."""
-        return self.draw(self.denoise(None, steps, guidance_scale, seed, sampler=sampler, semantic_map=semantic_map))
+        return self.draw(self.denoise(None, steps, guidance_scale, seed, None, "", sampler, spacing,
+                                      semantic_map=semantic_map))
 
     @torch.no_grad()
     def denoise(self, prompt: str | list[str] | None = None, steps: int = 30, guidance_scale: float = 4.0,
                 seed: int = 0, size: int | tuple[int, int] | None = None, negative_prompt: str | list[str] = "",
-                sampler: str | None = None, **condition) -> Iterator[Step]:
+                sampler: str | None = None, spacing: str | None = None, **condition) -> Iterator[Step]:
         """Prepare the sampler behind the three methods above; `decode(step.x0)` shows one of its steps."""
+        spacing = self.spacing if sampler in (None, self.sampler) and spacing is None else spacing
         sampler, side = sampler or self.sampler, self.unet.config.sample_size * self.autoencoder.factor
         check_request(sampler, SAMPLERS, steps, self.schedule.T, seed, guidance_scale)
         height, width = (side, side) if size is None else check_size(size, self.autoencoder.factor)
@@ -109,9 +112,10 @@ class LatentDiffusion:
         generator, factor = torch.Generator().manual_seed(int(seed)), self.autoencoder.factor
         shape = (len(cond), self.unet.config.in_channels, height // factor, width // factor)
         noise = torch.randn(shape, generator=generator).to(cond)
-        levels = timesteps(steps, self.schedule.T, SPACING[sampler])
-        x = start_from(0.0, noise, self.schedule, levels) if sampler == "euler" else noise
-        return SAMPLERS[sampler](eps, x, self.schedule, levels, generator=generator)
+        levels = levels_of(sampler, steps, self.schedule.T, spacing)
+        if sampler == "euler" and levels[0] == self.schedule.T - 1:
+            noise = start_from(0.0, noise, self.schedule, levels)
+        return SAMPLERS[sampler](eps, noise, self.schedule, levels, generator=generator)
 
     image_to_image, inpaint = image_to_image, inpaint    # functions of editing.py whose self is the model
 

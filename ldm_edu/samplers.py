@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from .schedule import Schedule
+from .schedule import Schedule, timesteps
 
 # eps(x_t, t): the noise that a model sees in x_t (B, ...); t is a scalar tensor on the device of x_t.
 EpsFn = Callable[[Tensor, Tensor], Tensor]
@@ -110,6 +110,18 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
 SPACING = {"ddpm": "leading", "ddim": "leading", "euler": "fractional", "dpm_solver": "half-open"}    # of `timesteps`
 
 
+def levels_of(sampler: str, steps: int, T: int = 1000, spacing: str | None = None) -> Tensor:
+    """Choose the levels that diffusers' scheduler of that sampler visits: (steps,), falling.
+
+    spacing: "leading", "trailing" or "linspace", its timestep_spacing; by default the sampler's own.
+    """
+    if spacing is None or spacing == "linspace" and sampler in ("euler", "dpm_solver"):
+        return timesteps(steps, T, SPACING[sampler])
+    if spacing == "leading" and sampler == "dpm_solver":    # half-open, too
+        return timesteps(steps + 1, T, spacing)[:-1]
+    return timesteps(steps, T, spacing)
+
+
 def alpha_bar_at(schedule: Schedule, t: Tensor) -> Tensor:
     """alpha_bar at `t`, of any shape; at fractional t sigma is interpolated linearly."""
     if not t.is_floating_point():
@@ -121,7 +133,7 @@ def alpha_bar_at(schedule: Schedule, t: Tensor) -> Tensor:
 def start_from(x_0: Tensor | float, noise: Tensor, schedule: Schedule, levels: Tensor) -> Tensor:
     """Noise data `x_0` to levels[0], where a sampler starts: SDEdit, Meng et al. 2021 (arXiv:2108.01073).
 
-    Without levels this is x_0 itself; with x_0 = 0 it is what `euler` starts from.
+    Without levels this is x_0 itself; with x_0 = 0 it is what `euler` starts from at T - 1.
     """
     alpha_bar = alpha_bar_at(schedule, levels[0]) if len(levels) else torch.ones(())
     return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise

@@ -3,26 +3,19 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from .support.checks import expect
 from .support.files import read_json, write_json
 
+SMALL = 10_000    # tokens of a vocabulary that misses common words; CLIP's has 49,408
 START, END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"    # how CLIP cuts text into words
 
@@ -54,7 +47,7 @@ def clip_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]], le
         normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = _words()
     start, end = vocabulary[START], vocabulary[END]
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (START, END)])
+    tokenizer.add_special_tokens([START, END])
     tokenizer.post_processor = processors.RobertaProcessing((END, end), (START, start), trim_offsets=False,
                                                             add_prefix_space=False)
     return _padded(tokenizer, length)
@@ -102,11 +95,19 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike) -> None:
 
 
 def tokenize(tokenizer: Tokenizer, prompts: list[str]) -> Tensor:
-    """Token ids (B, N), int64: start, words, end, padding up to N. Raises ValueError for a prompt that is too long."""
-    length = tokenizer.padding["length"]
-    rows = [found.ids for found in tokenizer.encode_batch_fast(list(prompts))]
+    """Token ids (B, N), int64: start, words, end, padding up to N.
+
+    Raises ValueError for a prompt that is too long; warns of words that a small vocabulary holds only in parts.
+    """
+    length, rows = tokenizer.padding["length"], tokenizer.encode_batch(list(prompts))
     for prompt, row in zip(prompts, rows):
         if len(row) > length:
-            raise ValueError(f"prompt: got {len(row)} tokens in {prompt!r}, expected at most {length}, start and end "
-                             f"included; {tokenizer.decode(row[length - 1:-1]).strip()!r} would be cut off")
-    return torch.tensor(rows)
+            raise ValueError(f"text: got {len(row)} tokens in {prompt!r}, expected at most {length}, start and end "
+                             f"included; {tokenizer.decode(row.ids[length - 1:-1]).strip()!r} would be cut off")
+    if tokenizer.get_vocab_size() < SMALL:
+        parts = {prompt[slice(*row.word_to_chars(word))]: None for prompt, row in zip(prompts, rows)
+                 for word, count in Counter(row.word_ids).items() if word is not None and count > 1}
+        if parts := [part for part in parts if part.isalpha()]:
+            warnings.warn(f"text: {', '.join(map(repr, parts))} not in this model's vocabulary: it spells such words, "
+                          "and has hardly learned what they mean", stacklevel=2)
+    return torch.tensor([row.ids for row in rows])

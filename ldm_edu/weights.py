@@ -16,6 +16,7 @@ from torch import nn
 
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .clip import ImageConfig, ImageTransformer, TextConfig, TextTransformer
+from .support.checks import refuse
 from .support.files import read_json, shapes_of, stream_tensors, write_json, write_tensors
 from .support.hub import weights_file
 from .support.skeleton import skeleton
@@ -84,6 +85,9 @@ class Layout:
 
     def theirs(self, name: str) -> str:
         return self.prefix + rename(name, self.names)
+
+    def holds(self, name: str) -> bool:
+        return not name.endswith("position_ids")    # in files of older transformers: just 0, 1, 2, …
 
 
 UNET = Layout(
@@ -176,13 +180,6 @@ def config_from_json(layout: Layout, found: dict, source: str | Path = "config.j
     return config
 
 
-def refuse(source: str | Path, wrong: list[str]) -> None:
-    """Raise ValueError with the first few of what is wrong and the number of the others, if anything is."""
-    if wrong:
-        more = [f"and {len(wrong) - 8} more"] if len(wrong) > 8 else []
-        raise ValueError(f"{source}: " + "; ".join(wrong[:8] + more))
-
-
 def load_module(layout: Layout, folder: str | Path, dtype: torch.dtype = torch.float32,
                 device: str | torch.device = "cpu") -> nn.Module:
     """Open a folder, its weights as `dtype` on `device`, whatever they are in the file.
@@ -212,7 +209,7 @@ def fill(build: Callable[[], nn.Module], folder: str | Path, layout: Layout, dty
          device: str | torch.device = "cpu") -> nn.Module:
     """Build a model and give it the weights in `folder`: every tensor, and no other."""
     file, model = weights_file(folder, layout.file), skeleton(build)
-    shapes = {layout.ours(name): shape for name, shape in shapes_of(file).items() if not _dropped(name)}
+    shapes = {layout.ours(name): shape for name, shape in shapes_of(file).items() if layout.holds(name)}
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     flat = {name for name in shapes.keys() & wanted.keys() if shapes[name] == (*wanted[name], 1, 1)}
     wrong = [f"{layout.theirs(n)} is missing" for n in wanted if n not in shapes]
@@ -220,14 +217,11 @@ def fill(build: Callable[[], nn.Module], folder: str | Path, layout: Layout, dty
     wrong += [f"{layout.theirs(n)} has shape {shape}, expected {wanted[n]}"
               for n, shape in shapes.items() if n in wanted and n not in flat and shape != wanted[n]]
     refuse(file, wrong)
-    tensors = {layout.ours(name): tensor for name, tensor in stream_tensors(file, dtype, device) if not _dropped(name)}
+    tensors = {layout.ours(name): tensor for name, tensor in stream_tensors(file, dtype, device)
+               if layout.holds(name)}
     tensors |= {name: tensors[name].flatten(1) for name in flat}    # an old 1 × 1 convolution, now linear
     model.load_state_dict(tensors, assign=True)
     return model
-
-
-def _dropped(name: str) -> bool:
-    return name.endswith("position_ids")    # in files of older transformers: just 0, 1, 2, …
 
 
 def save_module(module: UNet | Autoencoder | TextTransformer | ImageTransformer, folder: str | Path,

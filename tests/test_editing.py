@@ -104,7 +104,7 @@ def test_the_picture_itself_equals_diffusers():
 
 def _levels(keep):
     """`begin`, but with another number of the levels of `steps`."""
-    def wrong(ldm, sampler, steps, seed, guidance_scale, strength):
+    def wrong(ldm, sampler, spacing, steps, seed, guidance_scale, strength):
         return sampler or ldm.sampler, timesteps(steps)[steps - keep(steps, strength):]
     return lambda patch: patch.setattr(editing, "begin", wrong)
 

@@ -175,6 +175,78 @@ def test_diffusers_opens_our_file_and_draws_the_same(ldm, tmp_path):
     assert error(drawn(ldm), found) < 2e-4
 
 
+def peft_lora(tmp_path, **settings):
+    """(folder, what diffusers draws, its pipeline): a LoRA by PEFT on U-Net and text encoder, saved by diffusers."""
+    peft = pytest.importorskip("peft", reason="diffusers reads and writes a LoRA only where peft is installed")
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path / "model", dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    parts = {"unet": (pipe.unet, ["to_q", "to_v", "to_out.0"]),
+             "text_encoder": (pipe.text_encoder, ["q_proj", "v_proj"])}
+    torch.manual_seed(0)
+    for module, targets in parts.values():
+        config = peft.LoraConfig(target_modules=targets, **settings)
+        peft.inject_adapter_in_model(config, module, "default")
+        module.peft_config = {"default": config}
+        for name, value in module.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(value, std=0.05)
+    layers = {f"{part}_lora_layers": peft.get_peft_model_state_dict(module) for part, (module, _) in parts.items()}
+    header = {f"{part}_lora_adapter_metadata": module.peft_config["default"].to_dict()
+              for part, (module, _) in parts.items()}
+    StableDiffusionPipeline.save_lora_weights(tmp_path / "lora", **layers, **header)
+    drawn = pipe(PROMPTS, num_inference_steps=2, guidance_scale=4.0, output_type="latent",
+                 generator=torch.Generator().manual_seed(1)).images
+    return tmp_path / "lora", drawn, pipe
+
+
+@pytest.mark.parametrize("settings", [
+    dict(r=4, lora_alpha=16), dict(r=4, lora_alpha=16, use_rslora=True),
+    dict(r=4, lora_alpha=8, alpha_pattern={"to_q": 24, "mid_block.*to_v": 2}, rank_pattern={"to_v": 2})],
+    ids=["alpha", "root", "patterns"])
+def test_alpha_in_the_header_is_followed_as_diffusers_does(ldm, tmp_path, settings):
+    folder, expected, _ = peft_lora(tmp_path, **settings)
+    load_lora(ldm, folder)    # a folder, as diffusers saves one
+    assert error(drawn(ldm), expected) < 2e-4
+    remove_lora(ldm.unet), remove_lora(ldm.text.transformer)
+    (folder / "pytorch_lora_weights.safetensors").rename(tmp_path / "with.safetensors")
+    write_tensors(tmp_path / "without.safetensors", read_tensors(tmp_path / "with.safetensors"))    # scale 1
+    load_lora(ldm, tmp_path / "without.safetensors")
+    assert error(drawn(ldm), expected) > 0.02
+
+
+def test_an_adapter_of_the_u_net_alone_has_no_prefix(ldm, tmp_path):
+    _, _, pipe = peft_lora(tmp_path, r=4, lora_alpha=16)
+    for name, value in pipe.text_encoder.named_parameters():
+        if "lora_B" in name:
+            nn.init.zeros_(value)
+    pipe.unet.save_lora_adapter(tmp_path / "unet", adapter_name="default")
+    load_lora(ldm, tmp_path / "unet")
+    expected = pipe(PROMPTS, num_inference_steps=2, guidance_scale=4.0, output_type="latent",
+                    generator=torch.Generator().manual_seed(1)).images
+    assert error(drawn(ldm), expected) < 2e-4
+
+
+def test_the_text_encoder_s_names_may_lack_a_part(ldm, tmp_path):
+    """As transformers 5 names them."""
+    changed = drawn(given_lora(ldm))
+    save_lora(ldm, tmp_path / "ours.safetensors")
+    tensors = read_tensors(tmp_path / "ours.safetensors")
+    assert any("text_model." in name for name in tensors)
+    write_tensors(tmp_path / "new.safetensors", {n.replace("text_model.", ""): v for n, v in tensors.items()})
+    fresh = copy.deepcopy(pair("tiny")[1])
+    load_lora(fresh, tmp_path / "new.safetensors")
+    assert error(drawn(fresh), changed) < 1e-4
+
+
+def test_a_pickle_and_a_folder_without_a_lora_are_named(ldm, tmp_path):
+    torch.save({}, tmp_path / "pytorch_lora_weights.bin")
+    with pytest.raises(ValueError, match="pytorch_lora_weights.bin is a pickle, which can run any code"):
+        load_lora(ldm, tmp_path / "pytorch_lora_weights.bin")
+    with pytest.raises(FileNotFoundError, match="pytorch_lora_weights.safetensors"):
+        load_lora(ldm, tmp_path)
+
+
 # ---- Learned ----
 
 def test_it_learns_a_picture_and_nothing_else_changes(ldm):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,8 @@ from ldm_edu.conditioning import TextEncoder, guided
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.schedule import Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule
 from ldm_edu.support import hub
-from ldm_edu.tokenizer import build_tokenizer, tokenize
+from ldm_edu.support.scheduler_config import SCHEDULERS, sampler_from_config
+from ldm_edu.tokenizer import build_tokenizer, save_tokenizer, tokenize
 
 TINY_WORLDS = Path(__file__).parent.parent / "data" / "tiny-worlds"
 @cache
@@ -89,7 +91,7 @@ def test_euler_and_dpm_solver_equal_diffusers(sampler):
     theirs, mine = pair("tiny")
     parts = {name: getattr(theirs, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
     config = {name: value for name, value in SD.items() if name != "clip_sample"}
-    theirs = assemble(**parts, scheduler=getattr(diffusers, checkpoint.SCHEDULERS[sampler])(**config))
+    theirs = assemble(**parts, scheduler=getattr(diffusers, SCHEDULERS[sampler])(**config))
     expected = draw_theirs(theirs, PROMPTS, steps=7, output="latent")
     if sampler == "euler":    # whose last level is sigma = 0, where x / sqrt(alpha_bar) is x
         assert theirs.scheduler.sigmas[-1] == 0
@@ -223,7 +225,7 @@ def test_the_shipped_checkpoint_draws_the_same_in_diffusers(capsys, sampler):
     mine = LatentDiffusion.from_pretrained(TINY_WORLDS)
     found = mine.text_to_image(prompts, steps=30, guidance_scale=4.0, seed=0, sampler=sampler)
     theirs = open_theirs(TINY_WORLDS)
-    theirs.scheduler = getattr(diffusers, checkpoint.SCHEDULERS[sampler]).from_config(theirs.scheduler.config)
+    theirs.scheduler = getattr(diffusers, SCHEDULERS[sampler]).from_config(theirs.scheduler.config)
     expected = draw_theirs(theirs, prompts, steps=30, guidance_scale=4.0, seed=0)
     pixels, expected_pixels = ((255 * (images / 2 + 0.5)).round() for images in (found, expected))
     difference = (found - expected).abs().max().item() / 2
@@ -271,8 +273,7 @@ def test_the_scheduler_of_sd_v1_5_is_read():
 
 @pytest.mark.parametrize("entry, value", [
     ("prediction_type", "v_prediction"), ("beta_schedule", "sigmoid"), ("rescale_betas_zero_snr", True),
-    ("clip_sample", True), ("thresholding", True), ("set_alpha_to_one", True), ("steps_offset", 0),
-    ("timestep_spacing", "trailing")])
+    ("thresholding", True)])
 def test_schedulers_that_we_do_not_implement_are_named(entry, value):
     with pytest.raises(ValueError, match=f"scheduler: got {entry} {value!r}, expected "):
         schedule_from_config(schedule_to_config(scaled_linear_schedule()) | {entry: value})
@@ -396,7 +397,7 @@ def test_what_we_refuse_is_named(tmp_path, monkeypatch):
                                                 "pickle, which can run any code .* not read. If you"):
         LatentDiffusion.from_pretrained(broken)
     monkeypatch.setattr(hub, "free_memory", lambda device: 2**20)
-    monkeypatch.setattr(checkpoint, "load_unet", lambda *args: pytest.fail("allocated"))
+    monkeypatch.setattr(checkpoint, "load_module", lambda *args: pytest.fail("allocated"))
     with pytest.raises(MemoryError, match="good needs 0.0 GiB as torch.float32, and 0.0 GiB are free on cpu; in float"):
         LatentDiffusion.from_pretrained(tmp_path / "good")
 
@@ -426,14 +427,14 @@ print(most() - before)
 def test_the_sampler_of_a_folder_is_the_model_s_own(sampler, tmp_path):
     """Ours both ways; diffusers' class of it, too."""
     _, mine = pair("tiny")
-    theirs = getattr(diffusers, checkpoint.SCHEDULERS[sampler])
+    theirs = getattr(diffusers, SCHEDULERS[sampler])
     scheduler = theirs.from_config(checkpoint.schedule_to_config(mine.schedule, sampler))
     scheduler.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "scheduler_config.json").read_text())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert checkpoint.sampler_from_config(config) == sampler
-        assert checkpoint.sampler_from_config(dict(_class_name=checkpoint.SCHEDULERS[sampler])) == sampler
+        assert sampler_from_config(config) == (sampler, None)
+        assert sampler_from_config(dict(_class_name=SCHEDULERS[sampler])) == (sampler, None)
     mine = LatentDiffusion(mine.unet, mine.autoencoder, mine.text, mine.schedule, sampler=sampler)
     mine.save_pretrained(tmp_path / "model")
     found = LatentDiffusion.from_pretrained(tmp_path / "model")
@@ -442,17 +443,91 @@ def test_the_sampler_of_a_folder_is_the_model_s_own(sampler, tmp_path):
     assert torch.equal(*both)
 
 
-@pytest.mark.parametrize("config, message", [
-    (dict(_class_name="PNDMScheduler"), "PNDMScheduler is not among our samplers; ddim is used"),
-    (dict(_class_name="LCMScheduler"), "LCMScheduler is not among our samplers; ddim is used"),
-    (dict(_class_name="EulerDiscreteScheduler", timestep_spacing="trailing"),
-     "EulerDiscreteScheduler with timestep_spacing = 'trailing' is not followed; euler steps as by default"),
-    (dict(_class_name="DPMSolverMultistepScheduler", use_karras_sigmas=True, solver_order=3),
-     "solver_order = 3, use_karras_sigmas = True is not followed; dpm_solver"),
-])
-def test_a_scheduler_that_none_of_our_samplers_follows_is_a_warning(config, message):
-    with pytest.warns(UserWarning, match=message):
-        assert checkpoint.sampler_from_config(config) in samplers.SAMPLERS
+OPTIONS = {    # that change pictures, of each class of diffusers' schedulers
+    "DDIMScheduler": dict(set_alpha_to_one=True, timestep_spacing="linspace"),
+    "DDPMScheduler": dict(variance_type="fixed_large"),
+    "EulerDiscreteScheduler": dict(interpolation_type="log_linear", use_exponential_sigmas=True, use_karras_sigmas=True,
+                                   use_beta_sigmas=True, sigma_max=20.0, sigma_min=0.1, final_sigmas_type="sigma_min",
+                                   timestep_type="continuous"),
+    "DPMSolverMultistepScheduler": dict(
+        use_lu_lambdas=True, use_exponential_sigmas=True, lambda_min_clipped=-5.1, use_beta_sigmas=True,
+        use_flow_sigmas=True, variance_type="learned", use_karras_sigmas=True, solver_order=3, solver_type="heun",
+        algorithm_type="sde-dpmsolver++", euler_at_final=True, lower_order_final=False, use_dynamic_shifting=True)}
+
+
+@pytest.mark.parametrize("kind", [*OPTIONS, "PNDMScheduler", "UniPCMultistepScheduler"])
+def test_what_diffusers_has_by_default_is_followed_or_said(kind, tmp_path):
+    """Every option of the class, so one that a later version of diffusers adds is looked at here."""
+    scheduler = getattr(diffusers, kind).from_config(dict(clip_sample=False, steps_offset=1, set_alpha_to_one=False))
+    scheduler.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "scheduler_config.json").read_text())
+    if kind in OPTIONS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert sampler_from_config(config) == (next(k for k, v in SCHEDULERS.items() if v == kind), None)
+    else:
+        with pytest.warns(UserWarning, match=f"{kind} is not among our samplers; ddim is used"):
+            assert sampler_from_config(config) == ("ddim", None)
+
+
+@pytest.mark.parametrize("kind, option", [(kind, option) for kind in OPTIONS for option in OPTIONS[kind]])
+def test_no_option_that_changes_pictures_is_passed_over(kind, option):
+    with pytest.warns(UserWarning, match=re.escape(f"{kind} with {option} = {OPTIONS[kind][option]!r} is not")):
+        sampler_from_config({"_class_name": kind, option: OPTIONS[kind][option]})
+
+
+def test_an_option_that_we_do_not_know_is_said_unless_it_is_off():
+    with pytest.warns(UserWarning, match="DDIMScheduler with use_magic = True is not followed"):
+        sampler_from_config({"_class_name": "DDIMScheduler", "use_magic": True, "use_more_magic": False})
+
+
+@pytest.mark.parametrize("kind", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "KarrasVeScheduler"])
+def test_a_scheduler_of_other_models_is_refused(kind):
+    with pytest.raises(ValueError, match=f"scheduler: got {kind}, expected one of DDIMScheduler, "):
+        sampler_from_config({"_class_name": kind})
+
+
+def test_old_folders_of_stable_diffusion_are_corrected_as_in_diffusers(tmp_path):
+    """Their steps_offset 0 and clip_sample true are mistakes, mended there with a warning: the same pictures."""
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path, dtype=torch.float32)
+    path = tmp_path / "scheduler/scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps_offset": 0, "clip_sample": True}))
+    with pytest.warns(UserWarning, match="steps_offset is taken as 1 and clip_sample as false, as diffusers does"):
+        found = latents(LatentDiffusion.from_pretrained(tmp_path), PROMPTS, steps=3, seed=5, guidance_scale=4.0)
+    assert error(found, draw_theirs(open_theirs(tmp_path), PROMPTS, steps=3, output="latent")) < TOLERANCE
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "dpm_solver"])
+def test_a_spacing_equals_diffusers(sampler, spacing, tmp_path):
+    """Of the folder, and as an argument. 8 steps: with "trailing" 1000 / 8 is whole, so DDIM's steps agree."""
+    if (sampler, spacing) == ("ddim", "linspace"):
+        pytest.skip("diffusers steps by T // steps, past the level that it visits next")
+    theirs, mine = pair("tiny")
+    parts = {name: getattr(theirs, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+    config = {name: value for name, value in SD.items() if name != "clip_sample" or sampler in ("ddim", "ddpm")}
+    own = dict(set_alpha_to_one=False) if sampler == "ddim" else {}
+    theirs = assemble(**parts, scheduler=getattr(diffusers, SCHEDULERS[sampler])(
+        **config, **own, timestep_spacing=spacing))
+    expected = draw_theirs(theirs, PROMPTS, steps=8, output="latent")
+    asked = dict(steps=8, guidance_scale=4.0, seed=5)
+    assert error(latents(mine, PROMPTS, sampler=sampler, spacing=spacing, **asked), expected) < TOLERANCE
+    theirs.save_pretrained(tmp_path)
+    assert error(latents(LatentDiffusion.from_pretrained(tmp_path), PROMPTS, **asked), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpm_solver"])
+def test_the_idiom_for_another_sampler_is_leading(sampler, tmp_path):
+    """X.from_config(pipe.scheduler.config) keeps the spacing that the folder's scheduler names."""
+    _, mine = pair("tiny")
+    mine.save_pretrained(tmp_path, dtype=torch.float32)
+    theirs = open_theirs(tmp_path)
+    theirs.scheduler = getattr(diffusers, SCHEDULERS[sampler]).from_config(theirs.scheduler.config)
+    expected = draw_theirs(theirs, PROMPTS, steps=7, output="latent")
+    found = {spacing: error(latents(mine, PROMPTS, steps=7, guidance_scale=4.0, seed=5, sampler=sampler,
+                                    spacing=spacing), expected) for spacing in ("leading", None)}
+    assert found["leading"] < TOLERANCE < 0.01 < found[None]
 
 
 def test_broken_folders_are_named(tmp_path):
@@ -468,6 +543,30 @@ def test_broken_folders_are_named(tmp_path):
         LatentDiffusion.from_pretrained(broken("vae/config.json", Path.unlink))
     with pytest.raises(ValueError, match="model_index.json is not JSON"):
         LatentDiffusion.from_pretrained(broken("model_index.json", lambda path: path.write_text("{")))
+    with pytest.raises(FileNotFoundError, match="tokenizer has neither vocab.json and merges.txt nor tokenizer.json"):
+        LatentDiffusion.from_pretrained(broken("tokenizer/vocab.json", Path.unlink))
+    shutil.rmtree(tmp_path / "broken")
+    other = build_tokenizer(["other", "words"], length=32)
+    with pytest.raises(ValueError, match=r"with a tokenizer of 5.. tokens, expected 5.., as its text encoder"):
+        LatentDiffusion.from_pretrained(broken("tokenizer", lambda path: save_tokenizer(other, path)))
+    shutil.rmtree(tmp_path / "broken")
+    nine = json.dumps(json.loads((tmp_path / "good/unet/config.json").read_text()) | {"in_channels": 9})
+    with pytest.raises(ValueError, match="with a U-Net of 9 channels, expected 4 channels, as its autoencoder; mod"):
+        LatentDiffusion.from_pretrained(broken("unet/config.json", lambda path: path.write_text(nine)))
+    shutil.rmtree(tmp_path / "broken")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    with pytest.raises(ValueError, match="safetensors is not the file but a git-lfs pointer to it; `git lfs pull`"):
+        LatentDiffusion.from_pretrained(broken("vae/diffusion_pytorch_model.safetensors",
+                                               lambda path: path.write_text(pointer)))
+    shutil.rmtree(tmp_path / "broken")
+
+    def shard(path):
+        path.rename(path.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
+        path.with_name(path.name + ".index.json").write_text("{}")
+
+    with pytest.raises(FileNotFoundError, match="unet holds its weights in several files, which are not read"):
+        LatentDiffusion.from_pretrained(broken("unet/diffusion_pytorch_model.safetensors", shard))
+    shutil.rmtree(tmp_path / "broken")
     sdxl = json.dumps({"_class_name": "StableDiffusionXLPipeline"})
     with pytest.raises(ValueError, match="with a StableDiffusionXLPipeline, expected a StableDiffusionP"):
         LatentDiffusion.from_pretrained(broken("model_index.json", lambda path: path.write_text(sdxl)))
@@ -494,6 +593,19 @@ def test_a_tokenizer_must_fit_its_transformer(change, message):
     config = replace(TextConfig(vocab_size=1000, dim=16, layers=1, heads=2, mlp_dim=32, length=32), **change)
     with pytest.raises(ValueError, match=message):
         TextEncoder(build_tokenizer(WORDS), TextTransformer(config))
+
+
+def test_words_that_a_small_vocabulary_lacks_are_named_once():
+    ldm = LatentDiffusion.from_pretrained(TINY_WORLDS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ldm.predictor("two red boats, at night!", negative_prompt="a cat's house")
+    with pytest.warns(UserWarning) as said:
+        ldm.text_to_image(["a dog riding a bicycle", "a Dog on the snow"], steps=1, negative_prompt="blurry")
+    assert [str(warning.message).split(" not in")[0] for warning in said] == [
+        "text: 'dog', 'riding', 'bicycle', 'Dog'", "text: 'blurry'"]
+    with pytest.raises(ValueError, match="text: got 42 tokens in 'cat cat"):
+        ldm.text_to_image("a cat", negative_prompt="cat " * 40)
 
 
 # ---- Guidance ----

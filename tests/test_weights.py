@@ -149,7 +149,7 @@ def test_they_save_we_load(saved):
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert all(p.requires_grad and not p.is_meta for p in loaded.parameters())
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
-    torch.testing.assert_close(run(kind, loaded), run(kind, model))    # nearly: it is laid out in another way
+    assert error(run(kind, loaded), run(kind, model)) < 5e-5    # it is laid out in another way in memory
     assert error(run(kind, loaded), run(kind, reference)) < 5e-5
 
 

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
-import torch
 from IPython.display import Image as InlineImage
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure

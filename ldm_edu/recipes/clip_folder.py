@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 
 from ..clip import CLIP, ImageTransformer, TextTransformer
-from ..weights import IMAGE, TEXT, config_from_json, config_to_json, fill, read_config, refuse, save_folder
+from ..support.checks import refuse
+from ..weights import IMAGE, TEXT, config_from_json, config_to_json, fill, read_config, save_folder
 
 
 class ClipLayout:
     """How both transformers of CLIP lie in one folder, transformers' `CLIPModel`."""
 
-    file = "model.safetensors"
+    file, holds = "model.safetensors", TEXT.holds
 
     def ours(self, name: str) -> str:
         for part, layout in (("text.", TEXT), ("image.", IMAGE)):

@@ -1,9 +1,11 @@
 """Train everything on your own captioned pictures: autoencoder, text transformer and U-Net."""
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -17,11 +19,12 @@ from ..perceptual import LPIPS
 from ..pipeline import LatentDiffusion
 from ..schedule import scaled_linear_schedule
 from ..support.checks import expect
+from ..support.files import locked
 from ..tiny_worlds.datasets import CaptionedImages, Example, read_folder, to_float
 from ..tokenizer import build_tokenizer
 from ..training import TrainConfig, pick_batch
 from ..weights import load_autoencoder, load_unet
-from .runner import fit
+from .runner import fit, same_run
 from .train_autoencoder import SHIPPED, FirstStage, encode_all, set_scale
 
 FEWEST = 8    # pictures
@@ -32,8 +35,11 @@ def open_pictures(folder: Path, size: int, name: str | None = None) -> Captioned
     if name is None:
         return CaptionedImages(read_folder(folder), (size, size))
     from torchvision import datasets
-    expect(hasattr(datasets, name), "--torchvision", name, "a classification set such as CIFAR10")
-    source = getattr(datasets, name)(folder, download=True)
+    kind, wanted = getattr(datasets, name, None), "a set that downloads itself, such as CIFAR10"
+    expect(isinstance(kind, type) and "download" in signature(kind).parameters, "--torchvision", name,
+           f"{wanted}; a folder with a folder for each class needs no option")
+    source = kind(folder, download=True)
+    expect(hasattr(source, "classes"), "--torchvision", f"{name}, whose classes have no names", wanted)
     return CaptionedImages(source, (size, size), names=source.classes)
 
 
@@ -102,19 +108,26 @@ def train_own(dataset: Sequence[Example], out: Path, size: int = 64, steps: int 
     """Train a model of a data set and save it to the folder `out`; return it and its first pictures, for the doctor.
 
     size: pixels a side, a multiple of 8. steps, first_steps: of U-Net and autoencoder, which start from the shipped
-    weights or, if `cold`, from random ones. Raises ValueError for the size, and as `read_pictures`, before training.
+    weights or, if `cold`, from random ones. Raises ValueError for the size, for a resumed run with other pictures,
+    captions or settings than it began with, and as `read_pictures`, before training.
     """
     expect(size >= 16 and size % 8 == 0, "size", size, "a multiple of 8 from 16 on")
     images, texts = read_pictures(dataset)
-    torch.manual_seed(0)
-    text, device = text_encoder_for(texts), torch.device(device)
-    first = autoencoder.Autoencoder(autoencoder.TINY) if cold else load_autoencoder(DATA / "tiny-worlds/vae")
-    net = unet.UNet(replace(unet.TINY, sample_size=size // 8))
-    if not cold:
-        net.load_state_dict(load_unet(DATA / "tiny-worlds/unet").state_dict())
-    plan, folder = TrainConfig(first_steps, lr=5e-4, save_every=100), out / "training"
-    first = train_autoencoder(images, first, plan, batch, folder, resume, device)
-    learner, plan = nn.ModuleDict({"unet": net, "text": text}), replace(plan, steps=steps, lr=8e-4)
-    ldm = train_unet(images, texts, first, learner, plan, batch, folder, resume, device)
-    ldm.save_pretrained(out)
+    folder = out / "training"
+    with locked(folder):
+        same_run(folder, resume, {
+            "size": size, "batch": batch, "cold": cold,
+            "captions": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+            "pictures": hashlib.sha256(images.numpy().tobytes()).hexdigest()})
+        torch.manual_seed(0)
+        text, device = text_encoder_for(texts), torch.device(device)
+        first = autoencoder.Autoencoder(autoencoder.TINY) if cold else load_autoencoder(DATA / "tiny-worlds/vae")
+        net = unet.UNet(replace(unet.TINY, sample_size=size // 8))
+        if not cold:
+            net.load_state_dict(load_unet(DATA / "tiny-worlds/unet").state_dict())
+        plan = TrainConfig(first_steps, lr=5e-4, save_every=100)
+        first = train_autoencoder(images, first, plan, batch, folder, resume, device)
+        learner, plan = nn.ModuleDict({"unet": net, "text": text}), replace(plan, steps=steps, lr=8e-4)
+        ldm = train_unet(images, texts, first, learner, plan, batch, folder, resume, device)
+        ldm.save_pretrained(out)
     return ldm, [Example(to_float(image), caption, None) for image, caption in zip(images[:64], texts)]

@@ -1,6 +1,7 @@
 """Train a shipped network from its profile to its checkpoint."""
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from ..support.checks import expect
 from ..support.distributed import pick_device, processes
+from ..support.files import locked, read_json, write_json
 from ..support.logs import draw_losses, logged
 from ..training import LossFn, TrainConfig, load_ema, train
 from .pixel_unet import small_unet_recipe
@@ -46,6 +48,17 @@ def state_folder(out: Path, name: str) -> Path:
     return out.parent / "training" / f"{out.name}-{name}"
 
 
+def same_run(folder: Path, resume: bool, settings: dict) -> None:
+    """Note what a run is made with; raise ValueError if one that is resumed was begun with something else."""
+    note = folder / "settings.json"
+    if resume and note.exists():
+        begun = read_json(note)
+        changed = [f"{name} {begun.get(name)!r}" for name, value in settings.items() if begun.get(name) != value]
+        expect(not changed, "--resume", "other settings than the run in "
+               f"{folder} was begun with", f"{', '.join(changed)}; without --resume a new run begins")
+    write_json(note, settings)
+
+
 def fit(model: nn.Module, loss_fn: LossFn, config: TrainConfig, folder: Path, resume: bool) -> nn.Module:
     """Train with a progress bar, a log in `folder` and a state there; return the averaged model.
 
@@ -67,9 +80,13 @@ def run(name: str, profile: Profile, out: Path, resume: bool = False, warm: bool
     """
     expect(name in RECIPES, "recipe", repr(name), f"one of {', '.join(RECIPES)}")
     rank, folder = processes()[0], state_folder(out, name)
+    with locked(folder) if rank == 0 else nullcontext():
+        _run(name, profile, out, folder, rank, resume, warm)
+
+
+def _run(name: str, profile: Profile, out: Path, folder: Path, rank: int, resume: bool, warm: bool) -> None:
     if resume and not (folder / "state.safetensors").exists():
         raise FileNotFoundError(f"--resume: there is no {folder / 'state.safetensors'}")
-    folder.mkdir(parents=True, exist_ok=True)
     began_warm = folder / "warm"    # a resumed run keeps the loss that it began with
     if resume:
         warm = began_warm.exists()

@@ -1,4 +1,4 @@
-"""What a student waits for after restarting a kernel: `studies bench` runs this in fresh processes, ours and diffusers'.
+"""What a student waits for after restarting a kernel: `studies bench` runs this in fresh processes, for both sides.
 
 `python -m ldm_edu.studies.cold_start ours|theirs FOLDER DEVICE` prints the seconds of WAITS, separated by blanks.
 """

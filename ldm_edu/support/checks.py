@@ -18,6 +18,13 @@ def expect(ok: bool, name: str, got: object, expected: object) -> None:
         raise ValueError(f"{name}: got {got}, expected {expected}")
 
 
+def refuse(source: object, wrong: list[str]) -> None:
+    """Raise ValueError with the first few of what is wrong and the number of the others, if anything is."""
+    if wrong:
+        more = [f"and {len(wrong) - 8} more"] if len(wrong) > 8 else []
+        raise ValueError(f"{source}: " + "; ".join(wrong[:8] + more))
+
+
 def check_integer(name: str, value: object, low: int, high: int) -> None:
     """Raise ValueError unless `value` is an integer from `low` to `high`."""
     expect(isinstance(value, Integral) and low <= value <= high, name, repr(value),

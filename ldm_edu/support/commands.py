@@ -42,5 +42,5 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str] | None, wo
     args = parse(parser, arguments)
     try:
         work(args)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:    # of a full disk, wrong input, a loss that is NaN
         parser.exit(2, f"{error}\n")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -21,13 +22,19 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+        raise _damaged(path, error) from error
 
 
 def shapes_of(path: str | Path) -> dict[str, tuple[int, ...]]:
     """Read the shape of each tensor in a safetensors file, by name, and no tensor."""
     with _opened(path) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+
+def metadata_of(path: str | Path) -> dict[str, str]:
+    """Read the texts in the header of a safetensors file."""
+    with _opened(path) as file:
+        return file.metadata() or {}
 
 
 def stream_tensors(path: str | Path, dtype: torch.dtype = torch.float32,
@@ -57,14 +64,24 @@ def _opened(path: str | Path) -> Iterator:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | Path, error: Exception) -> ValueError:
+    with open(path, "rb") as file:
+        if file.read(7) == b"version":
+            return ValueError(f"{path} is not the file but a git-lfs pointer to it; `git lfs pull` fetches the file")
+    return ValueError(f"{path} is damaged or cut short: {error}")
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file atomically: a killed run leaves the last good one."""
+    """Write a safetensors file atomically: a killed run and a full disk, an OSError, leave the last good one."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as part:
-        save_file(tensors, part, metadata={"format": "pt"})    # transformers insists on the format
+        try:
+            save_file(tensors, part, metadata={"format": "pt"})    # transformers insists on the format
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error
         part.chmod(0o644)                                      # safetensors lets only its owner read it
 
 
@@ -79,6 +96,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep `folder` for this process. Raises ValueError while another one that is alive has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "lock"
+    holder = lock.read_text() if lock.exists() else ""
+    if holder.isdigit() and int(holder) != os.getpid() and psutil.pid_exists(int(holder)):
+        raise ValueError(f"{folder} is in use by process {holder}; wait for its end, or choose another --out")
+    lock.write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:

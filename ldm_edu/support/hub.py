@@ -53,7 +53,7 @@ def _download(name: str, files: Sequence[str], more: Sequence[str]) -> Path:
 def weights_file(folder: str | Path, name: str) -> Path:
     """Return the file `name` in a folder, or its version in half precision (".fp16") if that alone is there.
 
-    Raises FileNotFoundError if there is only a pickle (".bin"), and says why it is not read.
+    Raises FileNotFoundError if there are only several files or a pickle (".bin"), and says why they are not read.
     """
     folder = Path(folder)
     half = folder / name.replace(".safetensors", ".fp16.safetensors")
@@ -61,11 +61,21 @@ def weights_file(folder: str | Path, name: str) -> Path:
         return folder / name
     if half.is_file():
         return half
+    if (folder / f"{name}.index.json").is_file():
+        raise FileNotFoundError(f"{folder} holds its weights in several files, which are not read. Open the model once "
+                                "in diffusers or transformers and save_pretrained it with max_shard_size='20GB'")
     if pickles := sorted(path.name for path in folder.glob("*.bin")):
         raise FileNotFoundError(
             f"{folder} lacks {name}; {pickles[0]} is a pickle, which can run any code when it is opened, so it is not "
             "read. If you trust it, open the model once in diffusers or transformers and save_pretrained it there")
     return folder / name
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise ValueError for a file that torch.save wrote."""
+    if path.suffix in (".bin", ".pt", ".pth", ".ckpt") and path.exists():
+        raise ValueError(f"{path} is a pickle, which can run any code when it is opened, so it is not read. If you "
+                         "trust it, load it with torch.load and save its tensors with safetensors.torch.save_file")
 
 
 def check_memory(folder: Path, files: Sequence[Path], dtype: torch.dtype, device: torch.device) -> None:

@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from tqdm.auto import tqdm
+
+from .files import replacing
 
 
 def logged(steps: Iterator, log: Path, name: str, total: int) -> Iterator:
@@ -18,11 +21,11 @@ def logged(steps: Iterator, log: Path, name: str, total: int) -> Iterator:
     with ExitStack() as stack:
         for progress in steps:
             if bar is None:
-                kept = [row for row in _read_log(log) if int(row["step"]) < progress.step]
-                file = stack.enter_context(open(log, "w", newline="", encoding="utf-8"))
-                rows = csv.DictWriter(file, ["step", "lr", *progress.losses])
-                rows.writeheader()
-                rows.writerows(kept)
+                kept, names = _read_log(log, before=progress.step), ["step", "lr", *progress.losses]
+                with replacing(log) as part, open(part, "w", newline="", encoding="utf-8") as file:
+                    csv.writer(file).writerows([names, *([row[name] for name in names] for row in kept)])
+                file = stack.enter_context(open(log, "a", newline="", encoding="utf-8", buffering=1))    # by lines
+                rows = csv.DictWriter(file, names)
                 bar = stack.enter_context(tqdm(total=total, initial=progress.step - 1, desc=name, unit="step"))
             losses = {part: f"{value:.6g}" for part, value in progress.losses.items()}
             rows.writerow({"step": progress.step, "lr": f"{progress.lr:.3g}", **losses})
@@ -31,11 +34,11 @@ def logged(steps: Iterator, log: Path, name: str, total: int) -> Iterator:
             yield progress
 
 
-def _read_log(log: Path) -> list[dict[str, str]]:
+def _read_log(log: Path, before: float = math.inf) -> list[dict[str, str]]:
     if not log.exists():
         return []
     with open(log, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if int(row["step"]) < before]
 
 
 def draw_losses(log: Path) -> None:

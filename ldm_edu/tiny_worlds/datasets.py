@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,23 +93,67 @@ class CaptionedImages(Dataset):
 
 
 def read_folder(folder: str | Path) -> list[tuple[Path, str]]:
-    """Read the (path, caption) pairs of a folder with metadata.csv or metadata.jsonl (fields file_name and text).
+    """Read the (path, caption) pairs of a folder: of its metadata.csv or metadata.jsonl (fields file_name and text).
 
-    The imagefolder convention of Hugging Face `datasets`. Raises FileNotFoundError if the folder, its metadata or a
-    picture is missing, ValueError for a row without file name or caption.
+    Without them a picture's caption is the name of its own folder, a class. Both are conventions of Hugging Face
+    `datasets`. Raises FileNotFoundError if the folder or a picture is missing; ValueError for a table that cannot be
+    read or a row without file name or caption, with the line.
     """
     folder = Path(folder)
     table = next((folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()), None)
     if table is None:
-        raise FileNotFoundError(f"{folder}: expected a folder with metadata.csv or metadata.jsonl in it")
-    with open(table, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file)) if table.suffix == ".csv" else [json.loads(r) for r in file if r.strip()]
-    if not rows:
-        raise ValueError(f"{table} names no pictures")
-    for number, row in enumerate(rows, 1):
+        known = Image.registered_extensions()
+        found = [(path, path.parent.name.replace("_", " ")) for path in sorted(folder.glob("*/*"))
+                 if path.suffix.lower() in known]
+        if not found:
+            raise FileNotFoundError(f"{folder}: expected a folder with metadata.csv or metadata.jsonl in it, or with a "
+                                    "folder of pictures for each class")
+        return found
+    pairs = []
+    for line, row in (_csv_rows if table.suffix == ".csv" else _json_rows)(table):
         name, text = row.get("file_name"), row.get("text")
-        if not name or not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{table}, entry {number}: expected file_name and text, got {row}")
+        if not isinstance(name, str) or not name or not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{table}, line {line}: expected file_name and text, got {row}")
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{table}, entry {number}: there is no picture {folder / name}")
-    return [(folder / row["file_name"], row["text"].strip()) for row in rows]
+            raise FileNotFoundError(f"{table}, line {line}: there is no picture {folder / name}")
+        pairs.append((folder / name, text.strip()))
+    if not pairs:
+        raise ValueError(f"{table} names no pictures")
+    return pairs
+
+
+def _lines(table: Path) -> list[str]:
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:    # Excel puts a mark before UTF-8
+            return list(file)
+    except UnicodeDecodeError as error:
+        line = table.read_bytes()[:error.start].count(b"\n") + 1
+        raise ValueError(f"{table}, line {line}: no UTF-8; save the table as UTF-8") from error
+
+
+def _csv_rows(table: Path) -> Iterator[tuple[int, dict]]:
+    """(line, row) of a CSV file; a caption with a comma must be quoted, or the row has too many fields."""
+    reader, begun = csv.reader(_lines(table), strict=True, skipinitialspace=True), 1
+    try:
+        header = next(reader, [])
+        for row in reader:
+            line, begun = begun + 1, reader.line_num
+            if row and len(row) != len(header):
+                raise ValueError(f"{table}, line {line}: got {len(row)} fields, expected {len(header)} as in the first "
+                                 'line; a text with commas needs quotes, "a house, red"')
+            if row:
+                yield line, dict(zip(header, row))
+    except csv.Error as error:
+        raise ValueError(f"{table}, line {begun + 1}: {error}; is a quote not closed?") from error
+
+
+def _json_rows(table: Path) -> Iterator[tuple[int, dict]]:
+    """(line, row) of a file with one JSON object a line."""
+    for line, text in enumerate(_lines(table), 1):
+        if text.strip():
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise ValueError(f"{table}, line {line}: no JSON: {error}") from error
+            expect(isinstance(row, dict), f"{table}, line {line}", f"a {type(row).__name__}", "one object a line")
+            yield line, row

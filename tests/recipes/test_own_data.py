@@ -1,5 +1,8 @@
 """A user's folder through autoencoder, text transformer and U-Net; and what is refused before any training."""
 import csv
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -94,6 +97,36 @@ def test_bad_folders_are_named_before_any_training(tmp_path, pictures, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_changed_run_is_not_resumed(tmp_path):
+    """Other captions would give rows of the embedding to other words; another size would save the old model as new."""
+    def run(words: str, size: int = 64, batch: int = 2, resume: bool = True):
+        pairs = [(Image.new("RGB", (80, 80), (20 * i, 90, 90)), f"{word} {i}") for i, word in enumerate(words.split())]
+        return train_own(CaptionedImages(pairs, (size, size)), tmp_path, size, 1, 1, batch, resume)
+
+    words = "cat dog hen cow pig ape bee ant"
+    run(words, resume=False)
+    state = tmp_path / "training/unet/state.safetensors"
+    before = state.read_bytes()
+    run(words)    # nothing is left to do
+    for change in (dict(words=words.replace("cat", "yak")), dict(words=words, size=96), dict(words=words, batch=4)):
+        with pytest.raises(ValueError, match="--resume: got other settings .* without --resume a new run begins"):
+            run(**change)
+    assert state.read_bytes() == before
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    pictures = [(Image.new("RGB", (64, 64), (20 * i, 90, 90)), f"a {i}") for i in range(8)]
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/lock").write_text(str(os.getppid()))    # alive
+    with pytest.raises(ValueError, match=f"training is in use by process {os.getppid()}; wait for its end"):
+        train_own(CaptionedImages(pictures), tmp_path, 64, 1, 1, 2)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "training/lock").write_text(str(gone.pid))    # of a killed run
+    train_own(CaptionedImages(pictures), tmp_path, 64, 1, 1, 2)
+    assert not (tmp_path / "training/lock").exists()
+
+
 @pytest.mark.parametrize("size", [0, 60, 8])
 def test_bad_sizes_are_named(tmp_path, size):
     with pytest.raises(ValueError, match=f"size: got {size}, expected a multiple of 8"):
@@ -103,6 +136,9 @@ def test_bad_sizes_are_named(tmp_path, size):
 @pytest.mark.parametrize("arguments, message", [
     (["nowhere"], "nowhere: expected a folder with metadata.csv"),
     ([".", "--torchvision", "CIFAR11"], "--torchvision: got CIFAR11"),
+    ([".", "--torchvision", "ImageFolder"], "--torchvision: got ImageFolder, expected a set that downloads itself"),
+    ([".", "--torchvision", "FakeData"], "--torchvision: got FakeData, expected a set that downloads itself"),
+    ([".", "--torchvision", "wrap_dataset_for_transforms_v2"], "expected a set that downloads itself, such as CIFAR10"),
 ])
 def test_the_command_says_what_is_wrong_in_a_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)

@@ -6,7 +6,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image, ImageDraw
 
 from ldm_edu.support import pictures
 from ldm_edu.support.pictures import open_picture, to_masks, to_pictures
@@ -147,6 +148,35 @@ def test_masks():
     for source in (white, Image.fromarray(white), half, expected, expected[0], expected[0, 0].bool(), 0.5 * expected):
         assert torch.equal(to_masks(source, 8, 16), expected)
     assert to_masks(torch.ones(3, 8, 16), 8, 16).shape == (3, 1, 8, 16)
+    assert torch.equal(to_masks(expected[0, 0].bool().numpy(), 8, 16), expected)
+
+
+@pytest.mark.parametrize("under", [(0, 0, 0, 0), (255, 255, 255, 0), (200, 30, 30, 0)])
+def test_white_strokes_on_a_transparent_layer(under, tmp_path):
+    """As paint programs save a mask, whatever colour the pixels have that nobody sees; diffusers' reading, if black."""
+    mask = Image.new("RGBA", (64, 64), under)
+    ImageDraw.Draw(mask).ellipse((20, 20, 44, 44), fill="white")
+    mask.save(tmp_path / "mask.png")
+    found = to_masks(tmp_path / "mask.png", 64, 64)
+    assert found.mean() == pytest.approx(3.14159 * 12.5**2 / 64**2, rel=0.03)
+    processor = VaeImageProcessor(vae_scale_factor=8, do_normalize=False, do_binarize=True, do_convert_grayscale=True)
+    if under == (0, 0, 0, 0):
+        assert torch.equal(found, processor.preprocess(Image.open(tmp_path / "mask.png"), 64, 64))
+    opaque = Image.alpha_composite(Image.new("RGBA", (64, 64), "black"), mask)
+    assert torch.equal(found, to_masks(opaque, 64, 64))
+
+
+def test_a_mask_of_the_picture_s_shape_is_cropped_as_the_picture():
+    """100 x 70 pixels: both are scaled to a height of 64 and lose the same columns."""
+    picture, mask = Image.new("RGB", (100, 70), "black"), Image.new("L", (100, 70))
+    ImageDraw.Draw(picture).rectangle((50, 0, 99, 69), fill="white")
+    ImageDraw.Draw(mask).rectangle((50, 0, 99, 69), fill="white")
+    found = to_pictures(picture, 8, shorter=64)
+    assert torch.equal(to_masks(mask, *found.shape[2:])[0, 0, 0] > 0.5, found[0, 0, 0] > 0)
+
+
+PHOTO = Image.merge("RGBA", [Image.linear_gradient("L").resize((8, 8))] * 3 + [Image.new("L", (8, 8), 255)])
+PHOTO.putpixel((0, 0), (0, 0, 0, 0))
 
 
 @pytest.mark.parametrize("mask, message", [
@@ -157,7 +187,31 @@ def test_masks():
     (torch.full((8, 8), float("nan")), "mask: got"),
     (torch.ones(1, 3, 8, 8), r"mask: got torch.float32 of shape \(1, 3, 8, 8\)"),
     (torch.ones(8), r"mask: got torch.float32 of shape \(8,\)"),
+    (np.eye(8, dtype=np.uint8), "mask: got the numbers 0 and 1, expected 0 and 255, or bool"),
+    (np.eye(8, dtype=np.float32), "mask: got an array of float32"),
+    (np.zeros((4, 8), bool), "mask: got 4 x 8 pixels, expected the image's 8 x 8"),
+    (Image.new("L", (24, 8), 255), "mask: got 8 x 24 pixels, expected the shape of the image, 8 x 8"),
+    (torch.arange(64).view(8, 8) == 9, "mask: got one too small to paint anything, .* 8 x 8 pixels of the image"),
+    (torch.stack([torch.ones(8, 8), torch.arange(64).view(8, 8) == 9]), "mask: got one too small to paint anything"),
+    (PHOTO, "mask: got colours on a transparent layer, expected white where the picture is painted anew"),
+    ("nowhere.png", FileNotFoundError),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_bad_masks_are_named(mask, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(message if isinstance(message, type) else ValueError,
+                       match=None if isinstance(message, type) else message):
         to_masks(mask, 8, 8)
+
+
+def test_a_picture_with_broken_exif_data_is_opened_unrotated(tmp_path):
+    picture = Image.new("RGB", (16, 8), "red")
+    picture.save(tmp_path / "odd.png", exif=b"hello")
+    picture.save(tmp_path / "odd.webp", exif=b"hello", lossless=True)
+    for name in ("odd.png", "odd.webp"):
+        assert open_picture(tmp_path / name).size == (16, 8)
+
+
+def test_a_strip_is_refused_where_its_shape_is_kept():
+    strip = Image.new("RGB", (1, 3000))
+    with pytest.raises(ValueError, match="image: got 1 x 3000 pixels, expected the longer side to be at most 16 times"):
+        to_pictures(strip, 8, shorter=64)
+    assert to_pictures(strip, 8, square=64).shape == (1, 3, 64, 64)

@@ -212,16 +212,70 @@ def test_folder_errors_name_what_is_missing(folder, tmp_path_factory):
     with pytest.raises(FileNotFoundError, match="metadata.csv or metadata.jsonl"):
         read_folder(tmp_path_factory.mktemp("empty"))
     (folder / "1.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"entry 2: there is no picture .*1\.png"):
+    with pytest.raises(FileNotFoundError, match=r"metadata.csv, line 3: there is no picture .*1\.png"):
         read_folder(folder)
     (folder / "metadata.csv").write_text("file_name,text\n0.png,\n")
-    with pytest.raises(ValueError, match="entry 1: expected file_name and text"):
+    with pytest.raises(ValueError, match="line 2: expected file_name and text"):
         read_folder(folder)
     (folder / "metadata.csv").write_text("file_name,text\n")
     with pytest.raises(ValueError, match="names no pictures"):
         read_folder(folder)
     with pytest.raises(ValueError, match="pairs is empty"):
         CaptionedImages([])
+
+
+@pytest.mark.parametrize("rows, caption", [
+    ('0.png,"portrait of a woman, red hair"', "portrait of a woman, red hair"),
+    ('0.png, "portrait of a woman, red hair"', "portrait of a woman, red hair"),
+    ('0.png,"she said ""hello"", and left"', 'she said "hello", and left'),
+    ('0.png,"two\nlines"\n', "two\nlines"),
+    ("0.png,brûlée \u2028 and more", "brûlée \u2028 and more"),
+])
+def test_quoted_captions(folder, rows, caption):
+    (folder / "metadata.csv").write_text("file_name,text\n" + rows, encoding="utf-8")
+    assert read_folder(folder) == [(folder / "0.png", caption)]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_encodings(folder, name, encoding):
+    """UTF-8, also with the mark that Excel writes; another one is named, with the line of its first such byte."""
+    (folder / "metadata.csv").unlink()
+    rows = "file_name,text\n0.png,a\n1.png,brûlée\n" if name.endswith("csv") else "\n".join(
+        json.dumps({"file_name": f"{i}.png", "text": "brûlée"}, ensure_ascii=False) for i in range(2))
+    (folder / name).write_text(rows, encoding=encoding)
+    if encoding == "utf-8-sig":
+        assert read_folder(folder)[1] == (folder / "1.png", "brûlée")
+    else:
+        line = 3 if name.endswith("csv") and encoding == "latin-1" else 1
+        with pytest.raises(ValueError, match=f"{name}, line {line}: no UTF-8; save the table as UTF-8"):
+            read_folder(folder)
+
+
+@pytest.mark.parametrize("name, text, message", [
+    ("metadata.csv", "file_name,text\n0.png,a\n1.png,portrait of a woman, red hair, garden\n",
+     "line 3: got 4 fields, expected 2 as in the first line; a text with commas needs quotes"),
+    ("metadata.csv", "file_name,text,more\n0.png,a\n", "line 2: got 2 fields, expected 3"),
+    ("metadata.csv", 'file_name,text\n0.png,a\n1.png,"a boat\n2.png,a car\n', "line 3: unexpected end of data; is a q"),
+    ("metadata.csv", 'file_name,text\n0.png,"a boat\n1.png,"a car"\n', "line 2: ',' expected after '\"'; is a quote"),
+    ("metadata.csv", "image,caption\n0.png,a\n", "line 2: expected file_name and text, got"),
+    ("metadata.jsonl", '{"file_name": "0.png", "text": "a"}\n{"file_name": ', "line 2: no JSON: "),
+    ("metadata.jsonl", '[{"file_name": "0.png", "text": "a"}]', "line 1: got a list, expected one object a line"),
+    ("metadata.jsonl", '{"file_name": ["0.png"], "text": "a"}', "line 1: expected file_name and text"),
+])
+def test_a_table_that_cannot_be_read_is_named_with_the_line(folder, name, text, message):
+    (folder / "metadata.csv").unlink()
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name}, {message}"):
+        read_folder(folder)
+
+
+def test_a_folder_of_classes_needs_no_table(tmp_path):
+    for kind in ("red_cat", "dog"):
+        (tmp_path / kind).mkdir()
+        Image.new("RGB", (9, 9)).save(tmp_path / kind / "1.png")
+        (tmp_path / kind / "notes.txt").write_text("no picture")
+    assert read_folder(tmp_path) == [(tmp_path / "dog/1.png", "dog"), (tmp_path / "red_cat/1.png", "red cat")]
 
 
 def test_to_tensor_range():
