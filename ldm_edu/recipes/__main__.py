@@ -26,8 +26,9 @@ NAMES = {
 OWN = """Train autoencoder, text transformer and U-Net on your own pictures, and let the doctor examine the result.
 
 FOLDER holds pictures and metadata.csv or metadata.jsonl with the fields file_name and text (the imagefolder convention
-of Hugging Face datasets). With --torchvision NAME it is where that data set lies or is downloaded to, and the names of
-its classes are the captions. MODEL becomes a folder like data/tiny-worlds.
+of Hugging Face datasets), or a folder of pictures for each class, whose name is the caption. With --torchvision NAME it
+is where that data set lies or is downloaded to, and the names of its classes are the captions. MODEL becomes a folder
+like data/tiny-worlds.
 """
 
 

@@ -24,7 +24,7 @@ _STEPS = {
 # ... and those of which we follow every value, or which do nothing where the others are as above.
 _FREE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "timestep_spacing",
          "steps_offset", "clip_sample", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value",
-         "flow_shift", "time_shift_type")
+         "flow_shift", "time_shift_type", "skip_prk_steps")
 # Another way from the same prediction to the same picture: ddim takes their place.
 _REPLACED = ("PNDM", "LMSDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete",
              "DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep", "SASolver", "LCM", "TCD")

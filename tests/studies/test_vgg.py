@@ -38,7 +38,7 @@ def hub(reference, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("size", (64, 80))
+@pytest.mark.parametrize("size", (64, pytest.param(80, marks=pytest.mark.slow)))
 def test_vgg_equals_the_lpips_package(reference, hub, size):
     ours = vgg_lpips()
     x, y = pair(size)

@@ -1,8 +1,14 @@
-"""Tables of figures on disk: read back as they were, refused if they are others, never half written."""
+"""Files on disk: read back as they were, refused if they are others, never half written, by a full disk neither."""
+import sys
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+import torch
 
+from ldm_edu.support.commands import command_line, run_command
+from ldm_edu.support.files import locked, read_tensors, write_tensors
+from ldm_edu.support.logs import logged
 from ldm_edu.support.tables import read_table, write_table
 
 
@@ -38,3 +44,53 @@ def test_a_table_of_other_figures_is_refused(tmp_path):
     (tmp_path / "short.csv").write_text("name,steps,share\nddim,2\n")
     with pytest.raises(ValueError, match="shorter"):
         read_table(tmp_path / "short.csv", Line)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit on the size of files")
+def test_a_full_disk_is_a_sentence_and_leaves_the_last_good_file(tmp_path, capsys):
+    """A limit on the size of files stands for it: the same error, from the same call of the system."""
+    import resource
+
+    path = tmp_path / "state.safetensors"
+    write_tensors(path, {"x": torch.ones(3)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run_command(command_line("x", ""), [], lambda _: write_tensors(path, {"x": torch.ones(100_000)}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert stop.value.code == 2 and "state.safetensors could not be written: " in capsys.readouterr().err
+    assert torch.equal(read_tensors(path)["x"], torch.ones(3)) and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_loss_that_is_not_finite_is_a_sentence(capsys):
+    def work(_):
+        raise FloatingPointError("loss is nan at step 3; last good checkpoint: none")
+
+    with pytest.raises(SystemExit):
+        run_command(command_line("x", ""), [], work)
+    assert capsys.readouterr().err == "loss is nan at step 3; last good checkpoint: none\n"
+
+
+def rows_of(steps, log):
+    """The generator, and its log after each step: what a killed run leaves."""
+    for progress in logged((SimpleNamespace(step=s, losses={"mse": s / 8}, lr=1e-3) for s in steps), log, "x", 9):
+        yield progress.step, log.read_text().splitlines()
+
+
+def test_a_killed_run_has_logged_every_step_and_a_resumed_one_replaces_what_it_repeats(tmp_path):
+    log = tmp_path / "log.csv"
+    run = rows_of(range(1, 6), log)
+    for step, rows in run:
+        assert len(rows) == 1 + step and rows[-1] == f"{step},0.001,{step / 8:g}"
+    resumed = rows_of(range(4, 7), log)
+    assert next(resumed) == (4, ["step,lr,mse", *(f"{s},0.001,{s / 8:g}" for s in range(1, 5))])
+    assert len([*resumed][-1][1]) == 7
+
+
+def test_a_folder_is_let_go_after_an_error(tmp_path):
+    with pytest.raises(ValueError, match="inside"), locked(tmp_path / "run"):
+        assert (tmp_path / "run/lock").exists()
+        raise ValueError("inside")
+    assert not (tmp_path / "run/lock").exists()
