@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .samplers import SAMPLERS, EpsFn, Step, alpha_bar_at, levels_of, start_from
+from .samplers import SAMPLERS, EpsFn, Step, alpha_bar_at, sampler_levels, start_from
 from .schedule import Schedule
 from .support.checks import check_request, expect
 from .support.pictures import Picture, to_masks, to_pictures
@@ -101,7 +101,7 @@ def begin(ldm, sampler: str | None, spacing: str | None, steps: int, seed: int, 
     sampler = sampler or ldm.sampler
     spacing = spacing or (ldm.spacing if sampler == ldm.sampler else None)
     check_request(sampler, SAMPLERS, steps, ldm.schedule.T, seed, guidance_scale, strength, rounds)
-    return sampler, levels_of(sampler, steps, ldm.schedule.T, spacing)[steps - int(steps * strength):]
+    return sampler, sampler_levels(sampler, steps, ldm.schedule.T, spacing)[steps - int(steps * strength):]
 
 
 def encode_pictures(ldm, image: Picture | list[Picture], context: Tensor,

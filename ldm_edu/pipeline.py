@@ -12,7 +12,7 @@ from .checkpoint import load_parts, save_parts
 from .clip import ImageTransformer
 from .conditioning import MapEncoder, TextEncoder, guided
 from .editing import image_to_image, inpaint
-from .samplers import SAMPLERS, EpsFn, Step, levels_of, start_from
+from .samplers import SAMPLERS, EpsFn, Step, sampler_levels, start_from
 from .schedule import Schedule
 from .support.checks import check_map, check_request, check_size, check_texts
 from .support.pictures import Picture, to_pictures
@@ -83,7 +83,7 @@ class LatentDiffusion:
 
         guidance_scale: 1 or less is no guidance. seed: one for the batch. size: a side or (height, width) in pixels, by
         default that of training. negative_prompt: what guidance leads away from, for all or for each. sampler: one of
-        SAMPLERS, by default the folder's. spacing: of its levels, see `levels_of`. Raises ValueError naming the
+        SAMPLERS, by default the folder's. spacing: of its levels, see `sampler_levels`. Raises ValueError naming the
         argument, what came and what was expected.
         """
         return self.draw(self.denoise(prompt, steps, guidance_scale, seed, size, negative_prompt, sampler, spacing))
@@ -112,7 +112,7 @@ class LatentDiffusion:
         generator, factor = torch.Generator().manual_seed(int(seed)), self.autoencoder.factor
         shape = (len(cond), self.unet.config.in_channels, height // factor, width // factor)
         noise = torch.randn(shape, generator=generator).to(cond)
-        levels = levels_of(sampler, steps, self.schedule.T, spacing)
+        levels = sampler_levels(sampler, steps, self.schedule.T, spacing)
         if sampler == "euler" and levels[0] == self.schedule.T - 1:
             noise = start_from(0.0, noise, self.schedule, levels)
         return SAMPLERS[sampler](eps, noise, self.schedule, levels, generator=generator)

@@ -110,7 +110,7 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
 SPACING = {"ddpm": "leading", "ddim": "leading", "euler": "fractional", "dpm_solver": "half-open"}    # of `timesteps`
 
 
-def levels_of(sampler: str, steps: int, T: int = 1000, spacing: str | None = None) -> Tensor:
+def sampler_levels(sampler: str, steps: int, T: int = 1000, spacing: str | None = None) -> Tensor:
     """Choose the levels that diffusers' scheduler of that sampler visits: (steps,), falling.
 
     spacing: "leading", "trailing" or "linspace", its timestep_spacing; by default the sampler's own.

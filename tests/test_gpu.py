@@ -31,7 +31,7 @@ FOLDER = DATA / "tiny-worlds"
 PROMPTS = ["a big red house on the left, at night, on the snow", "two small boats on the water"]
 GREY = 127.5    # grey levels in one unit of a picture
 AT_MOST = {torch.float32: 1.0}                              # largest difference of a pixel, in grey levels
-ON_AVERAGE = {torch.float16: 1.0, torch.bfloat16: 8.0}      # mean difference, in grey levels
+ON_AVERAGE = {torch.float16: 0.5, torch.bfloat16: 4.0}      # mean difference, in grey levels
 
 
 @pytest.fixture(scope="module", autouse=True)

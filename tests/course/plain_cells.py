@@ -13,7 +13,8 @@ from unittest.mock import MagicMock
 
 for library, parts in {"IPython": ("display", "core.magic"), "ipywidgets": ()}.items():
     if find_spec(library) is None:
-        sys.modules |= {library: MagicMock()} | {f"{library}.{part}": MagicMock() for part in parts}
+        absent = MagicMock(version_info=(9, 0), get_ipython=lambda: None)    # what matplotlib asks
+        sys.modules |= {library: absent} | {f"{library}.{part}": MagicMock() for part in parts}
 
 
 def run(path: Path) -> int:

@@ -17,9 +17,10 @@ CELLS = range(50, 71)  # of a chapter; the tour may be shorter
 
 # The lesson's public functions and classes that no chapter shows. Every other one is shown in exactly one chapter.
 NOT_SHOWN = {
-    "they read and write files": """load_parts save_parts sampler_from_config schedule_to_config load_tokenizer
-        save_tokenizer read_config refuse save_module save_folder load_lora save_lora remove_lora save_state load_state
+    "they read and write files": """load_parts load_single_file save_parts schedule_to_config load_tokenizer
+        save_tokenizer read_config save_module save_folder load_lora save_lora remove_lora save_state load_state
         load_ema""",
+    "they repeat the habits of diffusers' schedulers": "sampler_levels",
     "their names say what their one or two lines do": "Progress pick_batch last_x logit_normal",
 }
 

@@ -31,7 +31,7 @@ def test_to_pil_rounds_as_diffusers_does():
 
 def test_grid_draws_every_picture_with_its_title():
     figure = viz.grid(torch.zeros(5, 3, 8, 8), list("abcde"), columns=3)
-    assert [axis.get_title() for axis in figure.axes] == ["a", "b", "c", "d", "e", ""]
+    assert [axis.get_title() for axis in figure.axes] == ["a", "b", "c", "d", "e"]
     assert sum(len(axis.images) for axis in figure.axes) == 5
 
 
