@@ -17,7 +17,7 @@ help:
 	@echo "make lab      open JupyterLab on the first chapter"
 	@echo "make tour     run the first chapter without a browser, leave it and its first picture in out/"
 	@echo "make test     run every test and every notebook"
-	@echo "make test-slow  compare with diffusers at the full size of Stable Diffusion v1 (8 GB of memory, minutes)"
+	@echo "make test-slow  run what is slow and rarely breaks, such as the full size of Stable Diffusion v1 (8 GB of memory)"
 	@echo "make test-gpu   compare a GPU's pictures with the CPU's, train, run chapters, and time it beside diffusers"
 	@echo "make test-browser  open chapters in JupyterLab in a headless Chromium, run them, move a slider"
 	@echo "make sync     copy the package's definitions into the notebooks that show them"
@@ -43,7 +43,8 @@ test-browser: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q 'playwright>=1.45'
 	$(VENV)/bin/pytest -q tests/course/browser.py
 
-# At the full size of Stable Diffusion v1, with random weights, and the card on more prompts: figures under PASSES.
+# At the full size of Stable Diffusion v1, with random weights; the card on more prompts; more faults for the doctor;
+# training in two processes; VGG. Figures stand under PASSES.
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest --slow -m slow -rP tests
 

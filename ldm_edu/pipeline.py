@@ -34,10 +34,10 @@ class LatentDiffusion:
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, device: str | torch.device | None = None,
                         dtype: torch.dtype = torch.float32) -> LatentDiffusion:
-        """Open a diffusers folder, or "owner/name" on the hub, with weights as `dtype` on `device` (None: the CPU).
+        """Open a diffusers folder, "owner/name" on the hub, or a single safetensors file of Stable Diffusion v1.
 
-        Raises FileNotFoundError naming what is missing; ValueError for what we do not implement and what does not fit;
-        MemoryError before anything is loaded.
+        The weights become `dtype` on `device` (None: the CPU). Raises FileNotFoundError naming what is missing;
+        ValueError for what we do not implement and what does not fit; MemoryError before anything is loaded.
         """
         return cls(**load_parts(folder, dtype, device or "cpu"))
 

@@ -151,11 +151,14 @@ def test_diffusers_reads_kohya_s_spelling_as_we_do(ldm, tmp_path):
     assert error(drawn(second), drawn(first)) < 1e-4
 
 
-def test_older_diffusers_spelling(ldm, tmp_path):
+@pytest.mark.parametrize("prefix", ["unet.", ""])
+def test_older_diffusers_spelling(ldm, tmp_path, prefix):
+    """Of save_lora_weights, and of save_attn_procs, which leaves out the U-Net's name."""
     save_lora(given_lora(ldm, text=False), tmp_path / "ours.safetensors")
     old = {}
     for name, tensor in read_tensors(tmp_path / "ours.safetensors").items():
         key, projection = name.replace(".to_out.0.", ".to_out.").split(".lora_")[0].rsplit(".", 1)
+        key = prefix + key.removeprefix("unet.")
         old[f"{key}.processor.{projection}_lora.{'down' if 'lora_A' in name else 'up'}.weight"] = tensor
     write_tensors(tmp_path / "old.safetensors", old)
     fresh = copy.deepcopy(pair("tiny")[1])

@@ -120,6 +120,7 @@ def two_processes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_both_batches(two_processes):
     model, loss_fn = tiny_problem()
 
@@ -136,6 +137,7 @@ def test_two_processes_equal_one_with_both_batches(two_processes):
     assert (two_processes / "rank0.safetensors").exists() and not (two_processes / "rank1.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_bad_loss_in_one_process_stops_both(two_processes):
     assert sorted(path.name for path in two_processes.glob("*.stopped")) == ["rank0.stopped", "rank1.stopped"]
 

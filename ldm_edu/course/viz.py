@@ -47,7 +47,7 @@ def grid(images: Tensor | Sequence[Tensor], titles: Sequence[str] | None = None,
     columns, line = min(columns, len(images)), 0.125                                      # inches, of a line of a title
     rows = [range(i, min(i + columns, len(images))) for i in range(0, len(images), columns)]
     above = [line * max(texts[i].count("\n") + bool(texts[i]) for i in row) for row in rows]
-    head = 0.22 * len(title.splitlines()) + 0.04 * bool(title)
+    head = 0.17 * len(title.splitlines()) + 0.08 * bool(title)                            # inches, of the title
     wide, high = size * columns, head + sum(above) + size * len(rows)
     figure = plt.figure(figsize=(wide, high), dpi=80)    # placed by hand: a layout engine takes seconds
     figure.text(0.5, 1 - 0.04 / high, title, fontsize=10, ha="center", va="top")

@@ -152,7 +152,11 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("name", MORE)
+QUICK = ("healthy, with text as the only condition", "infinity in the autoencoder", "another map encoder")
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in MORE])
 def test_more_faults(ldm, examples, name):
     plant, expected = MORE[name]
     broken = copy.deepcopy(ldm)

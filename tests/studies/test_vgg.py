@@ -38,7 +38,8 @@ def hub(reference, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("size", (64, pytest.param(80, marks=pytest.mark.slow)))
+@pytest.mark.slow
+@pytest.mark.parametrize("size", (64, 80))
 def test_vgg_equals_the_lpips_package(reference, hub, size):
     ours = vgg_lpips()
     x, y = pair(size)
