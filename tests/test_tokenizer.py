@@ -64,7 +64,7 @@ def test_a_tokenizer_survives_the_disk_and_equals_transformers(files, tmp_path):
     again = load_tokenizer(tmp_path)
     assert again.get_vocab() == mine.get_vocab() == theirs.get_vocab()
     assert again.padding == mine.padding and theirs.model_max_length == mine.padding["length"]
-    texts = ["a big red house", "", "two zebras, the youth's été 🏠!?", "A\n  mouse", "e\u0301te\u0301"]    # accents apart
+    texts = ["a big red house", "", "two zebras, the youth's été 🏠!?", "A\n  mouse", "e\u0301te\u0301"]
     for text in texts + odd_texts(500):
         expected = theirs(text, verbose=False).input_ids
         assert ids(mine, text) == ids(again, text) == expected, text
