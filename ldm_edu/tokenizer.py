@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from torch import Tensor
 from .support.checks import expect
 from .support.files import read_json, write_json
 
-SMALL = 10_000    # tokens of a vocabulary that misses common words; CLIP's has 49,408
 START, END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"    # how CLIP cuts text into words
 
@@ -88,6 +85,7 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike) -> None:
     """Write the files that transformers' `CLIPTokenizer` reads: vocab.json, merges.txt, tokenizer_config.json."""
     Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "tokenizer.json").unlink(missing_ok=True)    # of an earlier save; it would be read first
     tokenizer.model.save(str(folder))
     write_json(Path(folder) / "tokenizer_config.json", {
         "tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.padding["length"],
@@ -95,19 +93,10 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike) -> None:
 
 
 def tokenize(tokenizer: Tokenizer, prompts: list[str]) -> Tensor:
-    """Token ids (B, N), int64: start, words, end, padding up to N.
-
-    Raises ValueError for a prompt that is too long; warns of words that a small vocabulary holds only in parts.
-    """
-    length, rows = tokenizer.padding["length"], tokenizer.encode_batch(list(prompts))
+    """Token ids (B, N), int64: start, words, end, padding up to N. Raises ValueError for a prompt that is too long."""
+    length, rows = tokenizer.padding["length"], tokenizer.encode_batch_fast(list(prompts))
     for prompt, row in zip(prompts, rows):
         if len(row) > length:
             raise ValueError(f"text: got {len(row)} tokens in {prompt!r}, expected at most {length}, start and end "
                              f"included; {tokenizer.decode(row.ids[length - 1:-1]).strip()!r} would be cut off")
-    if tokenizer.get_vocab_size() < SMALL:
-        parts = {prompt[slice(*row.word_to_chars(word))]: None for prompt, row in zip(prompts, rows)
-                 for word, count in Counter(row.word_ids).items() if word is not None and count > 1}
-        if parts := [part for part in parts if part.isalpha()]:
-            warnings.warn(f"text: {', '.join(map(repr, parts))} not in this model's vocabulary: it spells such words, "
-                          "and has hardly learned what they mean", stacklevel=2)
     return torch.tensor([row.ids for row in rows])

@@ -603,7 +603,7 @@ def test_words_that_a_small_vocabulary_lacks_are_named_once():
     with pytest.warns(UserWarning) as said:
         ldm.text_to_image(["a dog riding a bicycle", "a Dog on the snow"], steps=1, negative_prompt="blurry")
     assert [str(warning.message).split(" not in")[0] for warning in said] == [
-        "text: 'dog', 'riding', 'bicycle', 'Dog'", "text: 'blurry'"]
+        "prompt: 'dog', 'riding', 'bicycle', 'Dog'", "negative_prompt: 'blurry'"]
     with pytest.raises(ValueError, match="text: got 42 tokens in 'cat cat"):
         ldm.text_to_image("a cat", negative_prompt="cat " * 40)
 

@@ -71,6 +71,15 @@ def test_a_tokenizer_survives_the_disk_and_equals_transformers(files, tmp_path):
         assert mine.decode(expected).strip() == theirs.decode(expected, skip_special_tokens=True).strip()
 
 
+def test_a_tokenizer_of_an_earlier_save_is_not_read_again(tmp_path):
+    """transformers 5 and we read tokenizer.json first, and it would hold other words."""
+    CLIPTokenizer.from_pretrained(SHIPPED).save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").exists()
+    save_tokenizer(mine := build_tokenizer(WORDS), tmp_path)
+    assert load_tokenizer(tmp_path).get_vocab() == mine.get_vocab()
+    assert CLIPTokenizer.from_pretrained(tmp_path).get_vocab() == mine.get_vocab()
+
+
 def test_ids_are_those_that_diffusers_makes():
     theirs, mine = pair("sd")
     prompts = [*PROMPTS, "", "the zebra"]

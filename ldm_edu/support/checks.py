@@ -5,11 +5,16 @@ A door is where a user's own input enters: the methods of `LatentDiffusion`, loa
 from __future__ import annotations
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Collection
 from numbers import Integral, Real
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
+
+SMALL_VOCABULARY = 10_000    # tokens: below, common words are missing; CLIP's has 49,408
 
 
 def expect(ok: bool, name: str, got: object, expected: object) -> None:
@@ -56,10 +61,12 @@ def check_size(size: int | tuple[int, int], multiple: int) -> tuple[int, int]:
     return sides
 
 
-def check_texts(name: str, value: str | list[str], empty: bool = True, prompts: int | None = None) -> list[str]:
+def check_texts(name: str, value: str | list[str], empty: bool = True, prompts: int | None = None,
+                tokenizer: Tokenizer | None = None) -> list[str]:
     """Return a string or a list of strings as a list; ValueError for anything else.
 
     empty: whether texts without words will do. prompts: how many there are, if one text, or one for each, is expected.
+    tokenizer: if its vocabulary is a small one, warn of the words that it holds only in parts.
     """
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not values or not all(isinstance(text, str) for text in values):
@@ -68,6 +75,13 @@ def check_texts(name: str, value: str | list[str], empty: bool = True, prompts: 
         raise ValueError(f"{name}: got {value!r}, expected words: the empty prompt is the unconditional one")
     if prompts is not None and len(values) not in (1, prompts):
         raise ValueError(f"{name}: got {len(values)}, expected 1 or as many as prompts, {prompts}")
+    if tokenizer is not None and tokenizer.get_vocab_size() < SMALL_VOCABULARY:
+        rows = tokenizer.encode_batch(list(values))
+        found = [text[slice(*row.word_to_chars(word))] for text, row in zip(values, rows)
+                 for word, count in Counter(row.word_ids).items() if word is not None and count > 1]
+        if unknown := [repr(word) for word in dict.fromkeys(found) if word.isalpha()]:
+            warnings.warn(f"{name}: {', '.join(unknown)} not in this model's vocabulary: it spells such words, and has "
+                          "hardly learned what they mean", stacklevel=3)
     return list(values)
 
 
