@@ -64,7 +64,7 @@ class LatentDiffusion:
         (name, y), = given.items()
         encoder, weights = known[name], next(known[name].parameters())
         if name == "prompt":
-            return encoder(check_texts(name, y, tokenizer=encoder.tokenizer))
+            return encoder(check_texts(name, y, encoder=encoder))
         if name == "image":
             return encoder(to_pictures(y, self.autoencoder.factor, square=encoder.config.image_size).to(weights))
         return encoder(check_map(y, encoder.transformer.config.image_size, encoder.classes).to(weights.device))
@@ -73,7 +73,7 @@ class LatentDiffusion:
                   negative_prompt: str | list[str] = "", **condition) -> tuple[EpsFn, Tensor]:
         """Make eps(z_t, t) for a sampler from B conditions; return it and their context (B, N, D)."""
         cond = self.context(prompt if prompt is None else check_texts("prompt", prompt, empty=False), **condition)
-        negatives = check_texts("negative_prompt", negative_prompt, prompts=len(cond), tokenizer=self.text.tokenizer)
+        negatives = check_texts("negative_prompt", negative_prompt, prompts=len(cond), encoder=self.text)
         return guided(self.unet, cond, self.text(negatives), guidance_scale), cond
 
     def text_to_image(self, prompt: str | list[str], steps: int = 30, guidance_scale: float = 4.0, seed: int = 0,

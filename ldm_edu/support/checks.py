@@ -62,11 +62,11 @@ def check_size(size: int | tuple[int, int], multiple: int) -> tuple[int, int]:
 
 
 def check_texts(name: str, value: str | list[str], empty: bool = True, prompts: int | None = None,
-                tokenizer: Tokenizer | None = None) -> list[str]:
+                encoder: object = None) -> list[str]:
     """Return a string or a list of strings as a list; ValueError for anything else.
 
     empty: whether texts without words will do. prompts: how many there are, if one text, or one for each, is expected.
-    tokenizer: if its vocabulary is a small one, warn of the words that it holds only in parts.
+    encoder: if it has a tokenizer with a small vocabulary, warn of the words that it holds only in parts.
     """
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not values or not all(isinstance(text, str) for text in values):
@@ -75,6 +75,7 @@ def check_texts(name: str, value: str | list[str], empty: bool = True, prompts: 
         raise ValueError(f"{name}: got {value!r}, expected words: the empty prompt is the unconditional one")
     if prompts is not None and len(values) not in (1, prompts):
         raise ValueError(f"{name}: got {len(values)}, expected 1 or as many as prompts, {prompts}")
+    tokenizer: Tokenizer | None = getattr(encoder, "tokenizer", None)
     if tokenizer is not None and tokenizer.get_vocab_size() < SMALL_VOCABULARY:
         rows = tokenizer.encode_batch(list(values))
         found = [text[slice(*row.word_to_chars(word))] for text, row in zip(values, rows)
