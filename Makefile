@@ -11,11 +11,12 @@ export GOMP_SPINCOUNT = 0
 # The packages of an environment that happens to be active stay out.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help lab test test-slow test-gpu test-browser tour sync bench refresh release badges
+.PHONY: help lab train test test-slow test-gpu test-browser tour sync bench refresh release badges
 
 help:
 	@echo "make lab      open JupyterLab on the first chapter"
 	@echo "make tour     run the first chapter without a browser, leave it and its first picture in out/"
+	@echo "make train    train everything from random weights, to out/train (PROFILE=gpu, TRAIN=--resume)"
 	@echo "make test     run every test and every notebook"
 	@echo "make test-slow  run what is slow and rarely breaks, such as the full size of Stable Diffusion v1 (8 GB of memory)"
 	@echo "make test-gpu   compare a GPU's pictures with the CPU's, train, run chapters, and time it beside diffusers"
@@ -31,6 +32,14 @@ lab: $(INSTALLED)
 
 tour: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.course.refresh --out out notebooks/00_tour.ipynb
+
+# Every network from random weights, the model card's tables, the pictures of the README. TRAIN=--resume goes on with a
+# killed run.
+PROFILE ?= cpu
+train: $(INSTALLED)
+	$(VENV)/bin/python -m ldm_edu.recipes all --profile $(PROFILE) $(TRAIN)
+	$(VENV)/bin/python -m ldm_edu.course.readme_figures out/train/tiny-worlds --out out/train/samples
+	@cat out/train/training/summary.md
 
 # Two workers with one thread each; a file stays with one worker, the long ones, the notebooks, first.
 test: export OMP_NUM_THREADS = 1

@@ -1,8 +1,6 @@
 """The losses of diffusion and of CLIP, weights over t, how t is drawn. LPIPS and the adversarial ones: `perceptual`."""
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -12,8 +10,8 @@ from .schedule import Schedule
 
 def l_simple(model: nn.Module, x0: Tensor, schedule: Schedule, generator: Generator) -> Tensor:
     """L_simple: mean squared error of the noise predicted in x0 (B, ...) at random t. Ho et al. 2020, eq. 14."""
-    t = torch.randint(schedule.T, (len(x0),), generator=generator).to(x0.device)
-    eps = torch.randn(x0.shape, generator=generator).to(x0)
+    t = torch.randint(schedule.T, (len(x0),), generator=generator, device=x0.device)
+    eps = torch.randn(x0.shape, generator=generator, device=x0.device)
     return F.mse_loss(model(schedule.add_noise(x0, eps, t), t), eps)
 
 
@@ -38,15 +36,20 @@ def loss_weights(schedule: Schedule, most: float = 30.0) -> Tensor:
 
 def stratified(count: int, T: int, generator: Generator) -> Tensor:
     """Draw `count` timesteps, one from each of as many equal parts of 0 ... T - 1, in random order: (count,)."""
-    parts = torch.randperm(count, generator=generator)
-    t = ((parts + torch.rand(count, generator=generator)) / count * T).long()
+    parts = torch.randperm(count, generator=generator, device=generator.device)
+    t = ((parts + torch.rand(count, generator=generator, device=generator.device)) / count * T).long()
     return t.clamp(max=T - 1)    # float32 may round the last one up to T
 
 
-def logit_normal(t: Tensor, T: int, middle: float, spread: float = 0.5) -> Tensor:
-    """Turn uniform timesteps into logit-normal ones around `middle` × T (Esser et al. 2024, 2403.03206, eq. 19)."""
-    z = math.log(middle / (1 - middle)) + spread * math.sqrt(2) * torch.erfinv(2 * (t + 0.5) / T - 1)
-    return (torch.sigmoid(z) * T).long().clamp(max=T - 1)
+def noise_loss(model: nn.Module, z_0: Tensor, context: Tensor, schedule: Schedule, weight: Tensor,
+               generator: Generator) -> Tensor:
+    """What a step of training minimises: `latent_loss` at t of its own for each latent, weighted by weight[t]. ()
+
+    z_0, context: as in `latent_loss`; weight: (T,); generator: on their device.
+    """
+    t = stratified(len(z_0), schedule.T, generator)
+    eps = torch.randn(z_0.shape, generator=generator, device=z_0.device)
+    return (weight[t] * latent_loss(model, z_0, context, t, eps, schedule)).mean()
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import DATA
 from .support.checks import check_images
-from .support.files import load_weights, save_weights
+from .support.files import load_weights
 
 FEATURES = DATA / "features" / "model.safetensors"
 
@@ -34,10 +34,6 @@ class FeatureNet(nn.Module):
             x = stage(F.max_pool2d(x, 2) if i else x)                                     # (B, C_i, H/2^i, W/2^i)
             features.append(x)
         return features
-
-    def save(self, path: Path = FEATURES) -> None:
-        """Write the weights as float16 safetensors."""
-        save_weights(self, path)
 
     @classmethod
     def load(cls, path: Path = FEATURES) -> FeatureNet:

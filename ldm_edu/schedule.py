@@ -38,7 +38,8 @@ class Schedule:
 
     def snr(self, t: Tensor | int) -> Tensor:
         """Signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t), in the shape of t."""
-        alpha_bar = self.alpha_bar[check_timesteps(t, self.T)]
+        t = check_timesteps(t, self.T)
+        alpha_bar = self.alpha_bar.to(t.device)[t]
         return alpha_bar / (1 - alpha_bar)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor | int) -> Tensor:
@@ -58,7 +59,7 @@ class Schedule:
 
     def _rates(self, t: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), shaped to multiply `like`."""
-        alpha_bar = self.alpha_bar[check_timesteps(t, self.T)].to(like.device)
+        alpha_bar = self.alpha_bar.to(like.device)[check_timesteps(t, self.T).to(like.device)]
         alpha_bar = alpha_bar.reshape(alpha_bar.shape + (1,) * (like.ndim - alpha_bar.ndim))  # (B, 1, 1, 1)
         return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
 

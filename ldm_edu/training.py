@@ -10,9 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .support.arithmetic import PRECISIONS, arithmetic
 from .support.checks import expect
-from .support.distributed import average_gradients, match_layout, processes
 from .support.files import read_tensors, write_tensors
 
 LossFn = Callable[[nn.Module, torch.Generator], dict[str, Tensor]]  # scalars by name; their sum is minimised
@@ -30,27 +28,37 @@ class TrainConfig:
     clip: float = 1.0             # largest gradient norm
     weight_decay: float = 0.0
     seed: int = 0
-    precision: str = "float32"    # or "medium" or "bfloat16", see support/arithmetic.py; weights stay float32
+    precision: str = "float32"    # or "bfloat16", for GPUs: products in half the bits, weights in float32
     save_every: int = 250         # steps between checkpoints
 
     def __post_init__(self):
         expect(self.steps >= 1 and self.save_every >= 1 and self.lr > 0 and 0 <= self.ema < 1, "TrainConfig", self,
                "steps >= 1, save_every >= 1, lr > 0 and 0 <= ema < 1")
-        expect(self.precision in PRECISIONS, "precision", repr(self.precision), f"one of {', '.join(PRECISIONS)}")
+        expect(self.precision in ("float32", "bfloat16"), "precision", repr(self.precision), "float32 or bfloat16")
 
 
 class Progress(NamedTuple):
     """What `train` yields after a step."""
 
     step: int
-    losses: dict[str, float]
+    parts: dict[str, Tensor]    # of the loss; still on the device, so that a GPU need not wait for who reads them
     lr: float
-    ema: nn.Module    # the averaged model so far
+    ema: nn.Module              # the averaged model so far
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The parts of the loss as numbers."""
+        return {name: float(value) for name, value in self.parts.items()}
 
 
 def pick_batch(count: int, batch: int, generator: torch.Generator) -> Tensor:
-    """Draw `batch` random indices below `count`."""
-    return torch.randint(count, (batch,), generator=generator)
+    """Draw `batch` random indices below `count`, on the generator's device."""
+    return torch.randint(count, (batch,), generator=generator, device=generator.device)
+
+
+def step_of(generator: torch.Generator) -> int:
+    """Find the number of the step, from 0 on, that `train` made this generator for."""
+    return generator.initial_seed() % 2**32
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -75,35 +83,34 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
     state: checkpoint file, written every `save_every` steps and at the end; resume: continue from it. Raises
     FileNotFoundError if it is not there, and FloatingPointError at the first loss that is not finite.
     """
-    rank, size = processes()
     device = next(model.parameters()).device
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
     start = load_state(state, model, ema, optimizer) if resume else 0
+    total = torch.zeros((), device=device)
     model.train()
     for step in range(start, config.steps):
         # All randomness of a step comes from its number, so a resumed run ends in the weights of an unbroken one.
-        generator = torch.Generator().manual_seed((config.seed * 2**32 + step) * size + rank)
+        generator = torch.Generator(device).manual_seed(config.seed * 2**32 + step)
         optimizer.zero_grad(set_to_none=True)
-        with arithmetic(config.precision, device.type):
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                losses = loss_fn(model, generator)
-            loss = sum(losses.values())
-            loss.backward()
-        if size > 1:
-            loss = average_gradients(trained, loss)
-        if not torch.isfinite(loss):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            losses = loss_fn(model, generator)
+        loss = sum(losses.values())
+        loss.backward()
+        done = step + 1
+        saving = state and (done % config.save_every == 0 or done == config.steps)
+        total = total + loss.detach()    # once NaN it stays so: a GPU, which must wait to read it, looks seldom
+        if (device.type == "cpu" or saving or done == config.steps) and not torch.isfinite(total):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; last good checkpoint: "
                                      f"{state if state and Path(state).exists() else 'none'}")
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
         lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         optimizer.step()
         ema_update(ema, model, config.ema, step)
-        done = step + 1
-        if state and rank == 0 and (done % config.save_every == 0 or done == config.steps):
+        if saving:
             save_state(Path(state), done, model, ema, optimizer)
-        yield Progress(done, {name: float(value.detach()) for name, value in losses.items()}, lr, ema)
+        yield Progress(done, {name: value.detach() for name, value in losses.items()}, lr, ema)
 
 
 def save_state(path: Path, step: int, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -125,7 +132,9 @@ def load_state(path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.op
     for key, value in _part(tensors, "optimizer.").items():
         i, name = key.split(".", 1)
         like = parameters[int(i)]
-        slots.setdefault(int(i), {})[name] = match_layout(like, value) if value.shape == like.shape else value.clone()
+        # Fused AdamW reads weights and moments from end to end: both must lie alike, for example channels last.
+        value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
+        slots.setdefault(int(i), {})[name] = value
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(tensors["step"])
 

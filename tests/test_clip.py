@@ -16,7 +16,8 @@ from ldm_edu.clip import CLIP, ImageConfig, TextConfig, TextTransformer
 from ldm_edu.losses import contrastive_loss
 from ldm_edu.recipes import train_clip as contrastive
 from ldm_edu.recipes.clip_folder import load_clip, save_clip
-from ldm_edu.recipes.train_clip import ClipLearner, pairs_of
+from ldm_edu.recipes.train_clip import ClipLearner
+from ldm_edu.studies.retrieval import pairs_of
 from ldm_edu.weights import IMAGE, TEXT, load_module
 
 TEXT_CONFIG = TextConfig(vocab_size=600, dim=48, layers=3, heads=4, mlp_dim=96, length=12, end_id=599)

@@ -1,12 +1,11 @@
 """The losses of diffusion by hand, their weights over t, how t is drawn, and guidance."""
-import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ldm_edu.conditioning import guided
-from ldm_edu.losses import l_simple, latent_loss, logit_normal, loss_weights, stratified
+from ldm_edu.losses import l_simple, latent_loss, loss_weights, noise_loss, stratified
 from ldm_edu.schedule import Schedule, cosine_schedule, linear_schedule, scaled_linear_schedule
 from ldm_edu.unet import UNet, UNetConfig
 
@@ -106,22 +105,9 @@ def test_stratified_draws_one_of_each_part():
 def test_stratified_never_rounds_up_to_T(monkeypatch):
     """The largest float32 below 1 as every draw: (63 + it) / 64 is 1 in float32, and a run of hours ended there."""
     largest = 1 - 2**-24
-    monkeypatch.setattr(torch, "rand", lambda count, generator: torch.full((count,), largest))
+    monkeypatch.setattr(torch, "rand", lambda count, generator, device: torch.full((count,), largest))
     t = stratified(64, 1000, torch.Generator())
     assert t.max() == 999 and t.unique().numel() == 64
-
-
-@pytest.mark.parametrize("middle", [0.55, 0.93])
-def test_timesteps_are_logit_normal(middle):
-    """Quantiles against those of the standard normal distribution; the order stays, the ends stay within 0...T - 1."""
-    every = torch.arange(1000)
-    t = logit_normal(every, 1000, middle)
-    assert t.dtype == torch.int64 and t.min() >= 0 and t.max() <= 999 and (t.diff() >= 0).all()
-    for share, z in ((0.5, 0.0), (0.8413, 1.0), (0.0228, -2.0)):
-        odds = middle / (1 - middle) * math.exp(0.5 * z)
-        assert abs(t[round(1000 * share)].item() - 1000 * odds / (1 + odds)) < 3
-    low, high = (310, 770) if middle == 0.55 else (830, 975)
-    assert 0.94 < ((t >= low) & (t < high)).float().mean() < 0.98
 
 
 def test_stratified_is_uniform_with_less_variance_than_draws():
@@ -131,6 +117,22 @@ def test_stratified_is_uniform_with_less_variance_than_draws():
     assert (shares * 40 - 1).abs().max() < 0.12
     free = torch.randint(40, drawn.shape, generator=generator)
     assert drawn.float().mean(1).var() < 0.05 * free.float().mean(1).var()
+
+
+def test_noise_loss_weighs_each_latent_at_its_own_t():
+    """Of a network that always guesses 0 the error is the noise drawn; the weights are those of the t drawn."""
+    schedule, met = scaled_linear_schedule(), []
+
+    def blind(z_t, t, context):
+        met.append(t)
+        return torch.zeros_like(z_t)
+
+    z_0, weight = randn(16, 4, 2, 2), torch.arange(1000.0)
+    loss = noise_loss(blind, z_0, None, schedule, weight, torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    assert torch.equal(met[0], t := stratified(16, 1000, generator))
+    eps = torch.randn(z_0.shape, generator=generator)
+    torch.testing.assert_close(loss, sum(float(k) * e.square().mean() for k, e in zip(t, eps)) / 16)
 
 
 # ---- Guidance ----

@@ -3,11 +3,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from ldm_edu.support.arithmetic import arithmetic
 from ldm_edu.support.files import read_tensors
 from ldm_edu.training import TrainConfig, ema_update, learning_rate, train
 
@@ -53,93 +50,14 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
         assert torch.equal(a[name], b[name]), name
 
 
-def test_medium_precision_learns_the_same_and_is_put_back_between_steps():
-    """Weights and sums stay float32, so the losses hardly differ; what the caller computes meanwhile is as it was."""
-    def last_loss(precision, expected):
+def test_bfloat16_learns_about_the_same_in_weights_of_float32():
+    def last_loss(precision):
         model, loss_fn = tiny_problem()
-
-        def watched(model, generator):
-            assert torch.get_float32_matmul_precision() == expected
-            return loss_fn(model, generator)
-
-        for progress in train(model, watched, replace(CONFIG, steps=200, precision=precision)):
-            assert torch.get_float32_matmul_precision() == "highest"
+        *_, last = train(model, loss_fn, replace(CONFIG, steps=200, precision=precision))
         assert all(p.dtype == torch.float32 for p in model.parameters())
-        return progress.losses["mse"]
+        return last.losses["mse"]
 
-    assert last_loss("medium", "medium") == pytest.approx(last_loss("float32", "highest"), rel=0.1)
-
-
-def test_a_loss_that_raises_leaves_the_precision_as_it_was():
-    model, _ = tiny_problem()
-    with pytest.raises(ZeroDivisionError):
-        next(train(model, lambda *_: {"loss": 1 / 0}, replace(CONFIG, precision="medium")))
-    assert torch.get_float32_matmul_precision() == "highest"
-
-
-def test_medium_precision_stays_within_the_rounding_of_bfloat16():
-    """Against double precision; which kernel multiplies, and how well, is the CPU's."""
-    a, b = (torch.randn(256, 256, generator=torch.Generator().manual_seed(i)) for i in range(2))
-    q, k, v = a.view(4, 16, 32, 32), b.view(4, 16, 32, 32), a.flip(0).view(4, 16, 32, 32)
-    with arithmetic("medium"):
-        product, attended = a @ b, scaled_dot_product_attention(q, k, v)
-    bound = 2 * 2**-8 * (a.abs() @ b.abs())
-    assert ((product - (a.double() @ b.double())).abs() < bound).all()
-    assert (attended - scaled_dot_product_attention(q.double(), k.double(), v.double())).abs().max() < 0.1
-
-
-@pytest.mark.parametrize("precision, device, fused", [
-    ("float32", "cpu", True), ("medium", "cpu", False), ("bfloat16", "cpu", False), ("bfloat16", "cuda", True)])
-def test_the_fused_kernel_of_attention_is_left_out_on_cpus_alone(precision, device, fused):
-    with arithmetic(precision, device):
-        assert torch.backends.cuda.flash_sdp_enabled() == fused    # the name is old, CPUs follow it too
-    assert torch.backends.cuda.flash_sdp_enabled()
-
-
-def one_of_two(rank, folder):
-    """A process of two that train together, well and then badly; a fresh interpreter, so what it needs is passed."""
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    model, loss_fn = tiny_problem()
-    list(train(model, loss_fn, CONFIG, folder / f"rank{rank}.safetensors"))
-    torch.save(model.state_dict(), folder / f"rank{rank}.pt")
-
-    def broken(model, generator):
-        return {name: loss * float("nan") if rank == 1 else loss for name, loss in loss_fn(model, generator).items()}
-
-    try:
-        list(train(model, broken, CONFIG))
-    except FloatingPointError:
-        (folder / f"rank{rank}.stopped").touch()
-    dist.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(one_of_two, (folder,), nprocs=2)
-    return folder
-
-
-@pytest.mark.slow
-def test_two_processes_equal_one_with_both_batches(two_processes):
-    model, loss_fn = tiny_problem()
-
-    def both(model, generator):
-        seeds = (2 * generator.initial_seed(), 2 * generator.initial_seed() + 1)
-        a, b = (loss_fn(model, torch.Generator().manual_seed(seed)) for seed in seeds)
-        return {name: (a[name] + b[name]) / 2 for name in a}
-
-    list(train(model, both, CONFIG))
-    for rank in (0, 1):
-        found = torch.load(two_processes / f"rank{rank}.pt")
-        for name, value in model.state_dict().items():
-            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
-    assert (two_processes / "rank0.safetensors").exists() and not (two_processes / "rank1.safetensors").exists()
-
-
-@pytest.mark.slow
-def test_a_bad_loss_in_one_process_stops_both(two_processes):
-    assert sorted(path.name for path in two_processes.glob("*.stopped")) == ["rank0.stopped", "rank1.stopped"]
+    assert last_loss("float32") != last_loss("bfloat16") == pytest.approx(last_loss("float32"), rel=0.3)
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):

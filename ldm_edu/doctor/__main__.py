@@ -14,18 +14,18 @@ from .findings import REMEDIES, RUN_CHECKS, report
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = command_line("ldm_edu.doctor", __doc__)
-    parser.add_argument("folder", type=Path, help="such as data/tiny-worlds or data/training/tiny-worlds-ldm")
+    parser.add_argument("folder", type=Path, help="such as data/tiny-worlds or out/train/training/ldm")
     folder = parse(parser, arguments).folder.resolve()
 
     from ..pipeline import LatentDiffusion
     from .examine import examine
     from .training_run import examine_run, examine_training
 
-    checkpoint, _, recipe = folder.name.rpartition("-")
     try:
         if (folder / "state.safetensors").is_file():
-            ldm = recipe == "ldm"
-            found = examine_run(folder, folder.parent.parent / checkpoint) if ldm else examine_training(folder)
+            checkpoint = folder.parent.parent / "tiny-worlds"    # what the recipe ldm makes, in the end
+            ldm = folder.name == "ldm" and (checkpoint / "model_index.json").is_file()
+            found = examine_run(folder, checkpoint) if ldm else examine_training(folder)
             checked = [*REMEDIES] if ldm else RUN_CHECKS
         elif (folder / "model_index.json").is_file():
             found = examine(LatentDiffusion.from_pretrained(folder))

@@ -43,7 +43,7 @@ def examine_run(folder: Path, checkpoint: Path) -> list[Finding]:
 
 
 def examine_training(folder: str | Path) -> list[Finding]:
-    """List what is wrong with a run that a recipe keeps in data/training: its log.csv, its weights and their average.
+    """List what is wrong with a run that a recipe keeps in training/: its log.csv, its weights and their average.
 
     Raises FileNotFoundError or ValueError for a folder without a readable log.csv and state.safetensors.
     """

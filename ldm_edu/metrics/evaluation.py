@@ -2,12 +2,19 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import DATA
 from ..pipeline import LatentDiffusion
+from ..samplers import SAMPLERS
+from ..support.checks import expect
 from ..tiny_worlds.captions import Caption
 from ..tiny_worlds.datasets import TinyWorlds, render, seeds_of, to_float
 from ..tiny_worlds.scenes import HELD_OUT, make_scene
@@ -45,8 +52,9 @@ def captions_of(split: str, count: int) -> list[Caption]:
 def evaluate_autoencoder(ldm: LatentDiffusion, oracle: Oracle, count: int = RENDERS * 512) -> dict[str, float]:
     """Measure, by name, what the oracle reads in `count` validation scenes and in their reconstructions: 0…1, or dB."""
     images, captions = to_float(render("validation", count)[0]), captions_of("validation", count)
+    device = oracle.hidden.weight.device
     with torch.no_grad():
-        rebuilt = torch.cat([ldm.decode(ldm.autoencoder.to_latent(part)) for part in images.split(64)])
+        rebuilt = torch.cat([ldm.decode(ldm.autoencoder.to_latent(part.to(device))).cpu() for part in images.split(64)])
     read = oracle.read(images)
     original, decoded = score(captions, read), score(captions, oracle.read(rebuilt))
     return {"autoencoder: PSNR, dB": psnr(images, rebuilt).mean().item(),
@@ -56,10 +64,12 @@ def evaluate_autoencoder(ldm: LatentDiffusion, oracle: Oracle, count: int = REND
 
 
 def evaluate(ldm: LatentDiffusion, oracle: Oracle, count: int = 512, steps: int = 30,
-             guidance_scale: float = GUIDANCE_SCALE, seed: int = 0, sampler: str | None = None) -> dict[str, float]:
+             guidance_scale: float = GUIDANCE_SCALE, seed: int = 0, sampler: str | None = None,
+             segmenter: Segmenter | None = None) -> dict[str, float]:
     """Measure, by name, the pictures of `count` prompts of each split, reference pictures and semantic maps: 0...1.
 
     Figures named "renders" are those of the true scenes. Conditions that the model does not have are left out.
+    segmenter: by default the shipped one.
     """
     options, table = dict(steps=steps, seed=seed, sampler=sampler), {}
     for split in ("validation", "composition"):
@@ -77,7 +87,46 @@ def evaluate(ldm: LatentDiffusion, oracle: Oracle, count: int = 512, steps: int 
         for name, pictures in (("renders", images), ("pictures", drawn)):
             table[f"image as condition: attributes kept, {name}"] = score(shown, oracle.read(pictures)).accuracy
     if ldm.map_encoder is not None:
-        segmenter, drawn = Segmenter.load(), generate(ldm, maps, task="map_to_image", **options)
+        segmenter, drawn = segmenter or Segmenter.load(), generate(ldm, maps, task="map_to_image", **options)
         for name, pictures in (("renders", images), ("pictures", drawn)):
             table[f"map as condition: mean IoU, {name}"] = mean_iou(segmenter.read(pictures), maps.long())
     return table
+
+
+def table(checkpoint: str | Path, judges: Path = DATA, count: int = 512, steps: int = 30,
+          guidance_scale: float = GUIDANCE_SCALE, seeds: Sequence[int] = (0,),
+          samplers: Sequence[str] = ("ddim", "ddpm")) -> list[str]:
+    """Write the lines of the model card's table, in Markdown: a column for each sampler.
+
+    judges: the folder with oracle and segmenter. With several seeds a figure is the mean, ± their standard deviation.
+    Raises ValueError for unknown samplers and for a model of other pictures than the oracle reads.
+    """
+    expect({*samplers} <= {*SAMPLERS}, "samplers", " ".join(samplers), f"some of {', '.join(SAMPLERS)}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ldm = LatentDiffusion.from_pretrained(checkpoint, device)
+    oracle, segmenter = (kind.load(judges / name / "model.safetensors").to(device)
+                         for kind, name in ((Oracle, "oracle"), (Segmenter, "segmenter")))
+    side = ldm.unet.config.sample_size * ldm.autoencoder.factor
+    expect(side == 64, "checkpoint", f"a model of {side} x {side} pixels", "64 x 64, which the oracle reads")
+    scenes, prompts = RENDERS * count, [c.text for c in captions_of("validation", 16)]
+    lines = [f"| {count} prompts a split, {steps} steps, guidance {guidance_scale:g} ({REFERENCE_GUIDANCE_SCALE:g} for "
+             f"pictures and maps), seed {', '.join(map(str, seeds))}; {scenes} renders and reconstructions | "
+             f"{' | '.join(samplers)} |", "|---" * (1 + len(samplers)) + "|"]
+    first, columns, seconds = evaluate_autoencoder(ldm, oracle, scenes), [], []
+    for sampler in samplers:
+        columns.append([first | evaluate(ldm, oracle, count, steps, guidance_scale, seed, sampler, segmenter)
+                        for seed in seeds])
+        start = time.perf_counter()
+        ldm.text_to_image(prompts, steps, guidance_scale, sampler=sampler).cpu()
+        seconds.append(f"{time.perf_counter() - start:.1f} s")
+    for name in columns[0][0]:
+        cells = [_mean_and_spread([found[name] for found in column], name.endswith("dB")) for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    threads = f"{torch.get_num_threads()} CPU threads" if device == "cpu" else torch.cuda.get_device_name()
+    return [*lines, f"| 16 pictures, {steps} steps, {threads} | {' | '.join(seconds)} |"]
+
+
+def _mean_and_spread(values: list[float], in_db: bool) -> str:
+    scale, unit = (1, "") if in_db else (100, "%")
+    spread = f" ± {scale * stdev(values):.1f}" if len({*values}) > 1 else ""
+    return f"{scale * mean(values):.1f}{spread}{unit}"

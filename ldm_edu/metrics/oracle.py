@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import DATA
 from ..blocks import ResBlock
-from ..support.files import load_weights, save_weights
+from ..support.files import load_weights
 from ..tiny_worlds.scenes import GROUNDS, KINDS, PLACES, SIZES, SKIES, WEATHERS, Scene
 from ..tiny_worlds.things import COLOURS
 
@@ -88,10 +88,6 @@ class Oracle(nn.Module):
         device = self.hidden.weight.device
         best = [torch.stack([logits.argmax(1) for logits in self(part.to(device))], 1) for part in images.split(batch)]
         return [reading(answer) for answer in torch.cat(best).tolist()]
-
-    def save(self, path: Path = ORACLE) -> None:
-        """Write the weights as float16 safetensors."""
-        save_weights(self, path)
 
     @classmethod
     def load(cls, path: Path = ORACLE) -> Oracle:

@@ -1,8 +1,4 @@
-"""Train one of the shipped networks, or a model of your own pictures.
-
-In several processes, one a GPU or a CPU core; the batch grows with them:
-torchrun --nproc-per-node 2 -m ldm_edu.recipes ldm --threads 1
-"""
+"""Train the shipped networks, all of them or one, or a model of your own pictures."""
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
@@ -10,19 +6,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from .. import DATA
 from ..support.commands import choose, command_line, run_command
 
 NAMES = {
-    "oracle": "the classifier that reads a scene's attributes, to data/oracle",
-    "segmenter": "the network that reads semantic maps, to data/segmenter",
-    "features": "the network under our LPIPS, to data/features",
-    "vae": "the autoencoder, to data/tiny-worlds",
-    "decoder": "its decoder alone, trained further, to data/tiny-worlds",
-    "clip": "the text and image transformers, to data/clip",
-    "ldm": "the U-Net, after clip and vae, to data/tiny-worlds",
-    "pixels": "the pixel model of chapter 02, to data/pixels",
-    "own": "FOLDER --out MODEL: all of it on your own captioned pictures"}
+    "all": "everything below, in this order, and the model card's tables",
+    "oracle": "the classifier that reads a scene's attributes",
+    "segmenter": "the network that reads semantic maps",
+    "features": "the network under our LPIPS",
+    "vae": "the autoencoder, after features",
+    "clip": "the text and image transformers",
+    "ldm": "the U-Net and its three conditions, after clip and vae",
+    "own": "FOLDER --out MODEL: a model of your own captioned pictures"}
 OWN = """Train autoencoder, text transformer and U-Net on your own pictures, and let the doctor examine the result.
 
 FOLDER holds pictures and metadata.csv or metadata.jsonl with the fields file_name and text (the imagefolder convention
@@ -33,26 +27,27 @@ like data/tiny-worlds.
 
 
 def add_shipped(parser: ArgumentParser) -> None:
-    """Add the options of a shipped network."""
-    parser.add_argument("--profile", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--resume", action="store_true", help="continue a killed run, or prolong it with --steps")
-    parser.add_argument("--warm", action="store_true", help="a new run, from the weights in --out")
-    parser.add_argument("--out", type=Path, help="checkpoint folder (default: the shipped one)")
-    parser.add_argument("--steps", type=int, help="instead of the profile's")
-    parser.add_argument("--precision", help="float32, medium or bfloat16 (fastest on a CPU with AMX)")
+    """Add the options of the shipped networks."""
+    parser.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="two CPU cores, or one GPU")
+    parser.add_argument("--resume", action="store_true", help="continue a killed run, to the same weights")
+    parser.add_argument("--out", type=Path, default=Path("out/train"),
+                        help="folder that becomes like data/ (default: out/train); what is shipped stays as it is")
+    parser.add_argument("--steps", type=int, help="of each stage, instead of the profile's")
 
 
 def train_shipped(name: str, args: Namespace) -> None:
-    """Train a shipped network."""
-    from ..support.distributed import process_group  # here and below: --help need not wait for torch
-    from .runner import PROFILES, run
+    """Train one shipped network, or all."""
+    from .profiles import PROFILES  # here and below: --help need not wait for torch
+    from .runner import run, run_all
 
-    profile = PROFILES[name][args.profile]
-    given = {option: value for option in ("steps", "precision") if (value := getattr(args, option)) is not None}
-    profile = replace(profile, train=replace(profile.train, **given))
-    folder = "tiny-worlds" if name in ("vae", "decoder", "ldm") else name
-    with process_group():
-        run(name, profile, args.out or DATA / folder, args.resume, args.warm)
+    profiles = PROFILES[args.profile]
+    if args.steps is not None:
+        profiles = {each: replace(profile, train=replace(profile.train, steps=args.steps))
+                    for each, profile in profiles.items()}
+    if name == "all":
+        run_all(profiles, args.out, args.resume)
+    else:
+        run(name, profiles[name], args.out, args.resume)
 
 
 def add_own(parser: ArgumentParser) -> None:
@@ -71,8 +66,9 @@ def add_own(parser: ArgumentParser) -> None:
 def train_and_examine(args: Namespace) -> None:
     """Train a model of your own pictures, and print what the doctor finds."""
     from ..doctor.examine import examine
-    from ..support.distributed import pick_device
-    from .own_data import open_pictures, train_own
+    from ..tiny_worlds.datasets import open_pictures
+    from .own_data import train_own
+    from .runner import pick_device
 
     pictures = open_pictures(args.folder, args.size, args.torchvision)
     ldm, examples = train_own(pictures, args.out, args.size, args.steps, args.first_steps, args.batch, args.resume,

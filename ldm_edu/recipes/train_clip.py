@@ -1,12 +1,10 @@
-"""Train CLIP on Tiny Worlds: on plain pairs, and on scenes that are hard to tell apart."""
+"""Train CLIP on scenes that are hard to tell apart."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -14,18 +12,17 @@ from .. import DATA, clip
 from ..clip import CLIP, ImageConfig, TextConfig
 from ..losses import contrastive_loss
 from ..metrics.caption_accuracy import facts
+from ..support.parallel import in_parallel
 from ..tiny_worlds.captions import make_caption, vocabulary
-from ..tiny_worlds.datasets import TinyWorlds, render, seeds_of, to_float
-from ..tiny_worlds.landscapes import paint
-from ..tiny_worlds.scenes import CHANGES, Scene, make_scene, sibling
+from ..tiny_worlds.datasets import paint_all, seeds_of, to_float
+from ..tiny_worlds.scenes import Scene, make_scene, sibling
 from ..tokenizer import build_tokenizer, save_tokenizer, tokenize
-from ..training import Progress, TrainConfig, pick_batch, train
+from ..training import pick_batch
 from .clip_folder import load_clip, save_clip
-from .profile import Profile, Recipe
+from .profiles import Profile, Recipe
 
 FOLDER = DATA / "clip"
-SMALL = (replace(clip.TINY, dim=64, layers=2, mlp_dim=256), replace(clip.TINY_IMAGE, dim=64, layers=2, mlp_dim=256), 64)
-PLAIN, BATCH = TrainConfig(600, lr=3e-3, warmup=20, ema=0.98), 64
+CAPTIONS = 4    # of each scene, written before training
 
 
 class ClipLearner(nn.Module):
@@ -46,11 +43,9 @@ class ClipLearner(nn.Module):
         learner.clip.load_state_dict(load_clip(folder).state_dict())
         return learner.eval()
 
-    def forward(self, images: Tensor, captions: list[str]) -> Tensor:
-        """Compute the loss on images (B, 3, 64, 64) in [-1, 1] and their captions: ()."""
-        ids = tokenize(self.tokenizer, captions)
-        return contrastive_loss(self.clip.embed_images(images), self.clip.embed_texts(ids.to(images.device)),
-                                self.clip.logit_scale)
+    def forward(self, images: Tensor, ids: Tensor) -> Tensor:
+        """Compute the loss on images (B, 3, 64, 64) in [-1, 1] and the tokens of their captions (B, N): ()."""
+        return contrastive_loss(self.clip.embed_images(images), self.clip.embed_texts(ids), self.clip.logit_scale)
 
 
 def distinguishing_caption(scene: Scene, other: Scene, rng: random.Random, tries: int = 4) -> str:
@@ -62,44 +57,32 @@ def distinguishing_caption(scene: Scene, other: Scene, rng: random.Random, tries
     return caption.text
 
 
-def clip_recipe(profile: Profile, out: Path, device: torch.device, warm: bool) -> Recipe:
+def scene_and_sibling(seed: int) -> tuple[list[Scene], list[str]]:
+    """Make a scene and one that differs from it in one attribute, and CAPTIONS of each that tell them apart."""
+    rng = random.Random(f"sibling {seed}")
+    pair = [scene := make_scene(seed), sibling(scene, rng)]
+    return pair, [distinguishing_caption(a, b, rng) for a, b in (pair, pair[::-1]) for _ in range(CAPTIONS)]
+
+
+def clip_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train CLIP on scenes and their siblings, each half of every batch.
 
-    A sibling differs from its scene in one attribute: a hard negative (Yuksekgonul et al. 2022, arXiv:2210.01936).
+    A sibling is a hard negative (Yuksekgonul et al. 2022, arXiv:2210.01936).
     """
-    pairs = []
-    for i, seed in enumerate(seeds_of("train", profile.scenes)):
-        changes = ("places",) if i % 2 else CHANGES    # where things stand is the hardest to learn
-        pairs.append((scene := make_scene(seed), sibling(scene, random.Random(f"sibling {seed}"), changes)))
-    easy = torch.tensor([i for i, (scene, _) in enumerate(pairs) if i % 2 and len(scene.things) == 1] or [0])
-    images = torch.from_numpy(np.stack([[paint(scene)[0] for scene in pair] for pair in pairs]))
-    images = images.permute(0, 1, 4, 2, 3).contiguous()                                   # (N, 2, 3, 64, 64) uint8
+    learner = ClipLearner()
+    pairs = list(in_parallel(scene_and_sibling, seeds_of("train", profile.scenes)))
+    images = paint_all([scene for pair, _ in pairs for scene in pair])[0].to(device)      # (2N, 3, 64, 64)
+    ids = tokenize(learner.tokenizer, [text for _, texts in pairs for text in texts]).to(device)
 
-    def loss_fn(model: ClipLearner, generator: Generator) -> dict[str, Tensor]:
-        pick = pick_batch(len(pairs), profile.batch // 2, generator)
-        pick[::4] = easy[pick[::4] % len(easy)]    # a quarter: one thing, and only that has moved
-        rng = random.Random(generator.initial_seed())
-        captions = [distinguishing_caption(a, b, rng) for i in pick.tolist() for a, b in (pairs[i], pairs[i][::-1])]
-        return {"contrastive": model(to_float(images[pick].flatten(0, 1).to(device)), captions)}
+    def loss_fn(learner: ClipLearner, generator: Generator) -> dict[str, Tensor]:
+        first = 2 * pick_batch(len(pairs), profile.batch // 2, generator)
+        pick = torch.stack([first, first + 1], 1).flatten()                               # a scene, its sibling, ...
+        which = CAPTIONS * pick + pick_batch(CAPTIONS, len(pick), generator)
+        return {"contrastive": learner(to_float(images[pick]), ids[which])}
 
-    def save(learner: ClipLearner) -> None:
-        save_clip(learner.clip, out, torch.float16)
-        save_tokenizer(learner.tokenizer, out)
+    def save(learner: ClipLearner) -> Path:
+        save_clip(learner.clip, folder := root / "clip", torch.float16)
+        save_tokenizer(learner.tokenizer, folder)
+        return folder
 
-    return ClipLearner.load(out) if warm else ClipLearner(), loss_fn, save
-
-
-def pairs_of(split: str, count: int) -> tuple[Tensor, list[str]]:
-    """Render images, uint8 (count, 3, 64, 64), with one caption each."""
-    world = TinyWorlds(split, count)
-    return render(split, count)[0], [world.caption(i).text for i in range(count)]
-
-
-def train_on_pairs(learner: ClipLearner, images: Tensor, captions: list[str],
-                   config: TrainConfig = PLAIN) -> Iterator[Progress]:
-    """Train on random batches of uint8 images (N, 3, H, W) and their captions, as CLIP was; yield like `train`."""
-    def loss_fn(model: ClipLearner, generator: Generator) -> dict[str, Tensor]:
-        pick = pick_batch(len(images), BATCH, generator)
-        return {"contrastive": model(to_float(images[pick]), [captions[i] for i in pick.tolist()])}
-
-    return train(learner, loss_fn, config)
+    return learner, loss_fn, save

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..perceptual import FeatureNet
+from ..support.files import save_weights
 from ..tiny_worlds.datasets import render, seeds_of, to_float
 from ..tiny_worlds.scenes import GROUNDS, SKIES, WEATHERS, Scene, make_scene
 from ..tiny_worlds.things import CLASSES, COLOURS
 from ..training import pick_batch
-from .profile import Profile, Recipe
+from .profiles import Profile, Recipe
 
 
 class FeatureTeacher(nn.Module):
@@ -45,27 +46,27 @@ def colours_of(scene: Scene) -> Tensor:
 
 def augment(images: Tensor, generator: Generator) -> Tensor:
     """Change brightness by up to 0.3 and contrast by up to 20 %, and add noise of up to 0.15."""
-    shift, contrast, noise = torch.rand(3, len(images), 1, 1, 1, generator=generator).to(images)
-    rough = torch.randn(images.shape, generator=generator).to(images)
+    shift, contrast, noise = torch.rand(3, len(images), 1, 1, 1, generator=generator, device=images.device)
+    rough = torch.randn(images.shape, generator=generator, device=images.device)
     return images * (0.8 + 0.4 * contrast) + 0.6 * (shift - 0.5) + 0.15 * noise.square() * rough
 
 
-def features_recipe(profile: Profile, out: Path, device: torch.device, warm: bool) -> Recipe:
+def features_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train the feature net on augmented renders; it shares no weights with the oracle, which measures."""
-    images, maps = render("train", profile.scenes)
+    images, maps = (part.to(device) for part in render("train", profile.scenes))
     scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
-    colours = torch.stack([colours_of(scene) for scene in scenes])                        # (N, 13)
+    colours = torch.stack([colours_of(scene) for scene in scenes]).to(device)             # (N, 13)
     around = torch.tensor([[SKIES.index(s.sky), GROUNDS.index(s.ground), WEATHERS.index(s.weather)] for s in scenes])
+    around = around.to(device)
 
     def loss_fn(model: FeatureTeacher, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(images), profile.batch, generator)
-        classes, colour, *answers = model(augment(to_float(images[pick].to(device)), generator))
+        classes, colour, *answers = model(augment(to_float(images[pick]), generator))
         target = maps[pick, ::2, ::2].long()
-        painted = colours[pick].gather(1, target.flatten(1)).view_as(target).to(device)
-        right = around[pick].to(device).unbind(1)
-        return {"classes": F.cross_entropy(classes, target.to(device)),
+        painted = colours[pick].gather(1, target.flatten(1)).view_as(target)
+        return {"classes": F.cross_entropy(classes, target),
                 "colours": 0.2 * F.cross_entropy(colour, painted, ignore_index=-1),
-                "around": 0.1 * sum(F.cross_entropy(a, r) for a, r in zip(answers, right))}
+                "around": 0.1 * sum(F.cross_entropy(a, r) for a, r in zip(answers, around[pick].unbind(1)))}
 
-    path = out / "model.safetensors"
-    return FeatureTeacher(FeatureNet.load(path) if warm else FeatureNet()), loss_fn, lambda model: model.net.save(path)
+    path = root / "features/model.safetensors"
+    return FeatureTeacher(FeatureNet()), loss_fn, lambda model: save_weights(model.net, path)

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..lora import add_lora
-from ..losses import latent_loss, loss_weights, stratified
+from ..losses import loss_weights, noise_loss
 from ..pipeline import LatentDiffusion
 from ..support.checks import expect
 from ..training import Progress, TrainConfig, pick_batch, train
@@ -27,10 +27,8 @@ def train_lora(ldm: LatentDiffusion, images: Tensor, prompts: list[str], config:
 
     def loss_fn(unet: nn.Module, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(latents), batch, generator)
-        dropped = (torch.rand(batch, generator=generator) < 0.1).to(latents.device)
+        dropped = torch.rand(batch, generator=generator, device=latents.device) < 0.1
         context = torch.where(dropped[:, None, None], empty, contexts[pick])
-        t = stratified(batch, ldm.schedule.T, generator).to(latents.device)
-        eps = torch.randn(latents[pick].shape, generator=generator).to(latents)
-        return {"loss": (weight[t] * latent_loss(unet, latents[pick], context, t, eps, ldm.schedule)).mean()}
+        return {"loss": noise_loss(unet, latents[pick], context, ldm.schedule, weight, generator)}
 
     yield from train(ldm.unet, loss_fn, config)

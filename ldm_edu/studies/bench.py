@@ -1,11 +1,10 @@
 """Our sampling beside that of diffusers: the same weights, the same process, in turn. Ratios first.
 
-`make bench`, or `python -m ldm_edu.studies bench [FOLDER] [--sd] [--train] [--device cuda]`
+`make bench`, or `python -m ldm_edu.studies bench [FOLDER] [--sd] [--device cuda]`
 
 A ratio above 1 says how many times as fast we are, or how many times as much memory diffusers needs. It is the median
 over pairs of runs, one right after the other, so that whatever else the machine does slows both sides alike.
 --sd: also the U-Net of Stable Diffusion v1, with random weights (one copy, shared), 512 x 512 pixels, float32.
---train: only a step of training on a CPU, the faster ways of support/arithmetic.py against plain float32.
 """
 from __future__ import annotations
 
@@ -26,7 +25,6 @@ from torch import Tensor
 from .. import DATA
 from ..conditioning import guided
 from ..pipeline import LatentDiffusion
-from ..support.arithmetic import PRECISIONS, arithmetic
 from ..unet import UNet, UNetConfig
 from ..weights import UNET, config_to_json
 from .cold_start import WAITS
@@ -104,21 +102,6 @@ def compare_sd(device: str, pairs: int) -> Comparison:
     return side_by_side(partial(ours, x, t, both), partial(theirs, x, t, both), pairs, device)
 
 
-def compare_training(folder: Path, precision: str, pairs: int, batch: int = 64) -> Comparison:
-    """Time forward and backward through the U-Net in `folder`: with `precision`, and as "theirs" with "float32"."""
-    unet = LatentDiffusion.from_pretrained(folder).unet.requires_grad_(True).to(memory_format=torch.channels_last)
-    size, width = unet.config.sample_size, unet.config.context_dim
-    x, context = torch.randn(batch, unet.config.in_channels, size, size), torch.randn(batch, 32, width)
-
-    def step(precision: str) -> None:
-        with arithmetic(precision):
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                loss = unet(x, torch.arange(batch), context).square().mean()
-            loss.backward()
-
-    return side_by_side(partial(step, precision), partial(step, "float32"), pairs)
-
-
 def peak_memory(side: str, folder: Path, device: str, batch: int) -> int:
     """Measure the most bytes in use while a fresh process loads `folder` and draws `batch` pictures, by one side.
 
@@ -167,7 +150,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--pairs", type=int, default=7, help="of runs that are compared")
     parser.add_argument("--sd", action="store_true", help="the U-Net of Stable Diffusion v1, too")
-    parser.add_argument("--train", action="store_true", help="a step of training in each precision, nothing else")
     parser.add_argument("--peak", nargs=2, metavar=("SIDE", "BATCH"), help=argparse.SUPPRESS)
 
 
@@ -176,11 +158,6 @@ def run(args: argparse.Namespace) -> None:
     folder, device, pairs, steps = args.folder, args.device, args.pairs, args.steps
     if args.peak:
         print_peak(args.peak[0], folder, device, int(args.peak[1]))
-        return
-    if args.train:
-        print("| faster than float32 by | a step of training | ours | float32 |\n|---|---|---|---|")
-        for precision in PRECISIONS[1:]:
-            _print_row(precision, compare_training(folder, precision, pairs))
         return
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32, {folder}")

@@ -23,12 +23,12 @@ from tqdm.auto import tqdm
 from .. import DATA
 from ..losses import l_simple
 from ..metrics.distances import coverage, features, frechet_distance, precision_recall
-from ..recipes.pixel_unet import SmallUNet, little_world
 from ..samplers import ddim
 from ..schedule import cosine_schedule, timesteps
 from ..support.tables import read_table, write_table
 from ..training import TrainConfig, pick_batch, train
 from . import gan, print_row
+from .pixel_unet import SmallUNet, little_world
 
 FOLDER = DATA / "gan"
 MODELS = {"plane": ("GAN", "GAN, no penalty", "GAN, sharp judge", "GAN, sharp, no penalty", "diffusion"),

@@ -7,28 +7,31 @@ from __future__ import annotations
 
 import random
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
-from .. import DATA
+from .. import DATA, clip
 from ..metrics.caption_accuracy import facts
-from ..recipes.train_clip import FOLDER, PLAIN, SMALL, ClipLearner, pairs_of, train_on_pairs
+from ..recipes.train_clip import FOLDER, ClipLearner
 from ..support.tables import read_table, write_table
 from ..tiny_worlds.captions import SAID, Caption, Mention, phrase
-from ..tiny_worlds.datasets import seeds_of, to_float
-from ..tiny_worlds.landscapes import paint
+from ..tiny_worlds.datasets import TinyWorlds, paint_all, render, seeds_of, to_float
 from ..tiny_worlds.scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Scene, make_scene
 from ..tiny_worlds.things import COLOURS
 from ..tokenizer import tokenize
+from ..training import Progress, TrainConfig, pick_batch, train
 from . import print_row
 
 TABLE = DATA / "retrieval" / "table.csv"
 PAIRS = (250, 1000, 4000, 16_000)    # of the study
+SMALL = (replace(clip.TINY, dim=64, layers=2, mlp_dim=256), replace(clip.TINY_IMAGE, dim=64, layers=2, mlp_dim=256), 64)
+PLAIN, BATCH = TrainConfig(600, lr=3e-3, warmup=20, ema=0.98), 64
 DIFFERENCES = {"sky": "by day / at night", "kind": "a red house / a red cat", "colour": "a red house / a blue house",
                "size": "a small red house / a big red house", "place": "a red house on the left / … on the right",
                "relation": "a red house to the left of a blue cat / … to the right of …",
@@ -44,6 +47,24 @@ class Retrieval(NamedTuple):
     trained_to_picture: float
     new_to_text: float           # of pairs that it was not
     new_to_picture: float
+
+
+def pairs_of(split: str, count: int) -> tuple[Tensor, list[str]]:
+    """Render images, uint8 (count, 3, 64, 64), with one caption each."""
+    world = TinyWorlds(split, count)
+    return render(split, count)[0], [world.caption(i).text for i in range(count)]
+
+
+def train_on_pairs(learner: ClipLearner, images: Tensor, captions: list[str],
+                   config: TrainConfig = PLAIN) -> Iterator[Progress]:
+    """Train on random batches of uint8 images (N, 3, H, W) and their captions, as CLIP was; yield like `train`."""
+    ids = tokenize(learner.tokenizer, captions)
+
+    def loss_fn(learner: ClipLearner, generator: Generator) -> dict[str, Tensor]:
+        pick = pick_batch(len(images), BATCH, generator)
+        return {"contrastive": learner(to_float(images[pick]), ids[pick])}
+
+    return train(learner, loss_fn, config)
 
 
 @torch.no_grad()
@@ -82,7 +103,7 @@ def zero_shot(learner: ClipLearner, count: int = 256) -> dict[str, float]:
     """Share of right answers on validation scenes with one thing, by attribute: the nearest prompt is the answer."""
     scenes = [scene for seed in seeds_of("validation", 4 * count) if len((scene := make_scene(seed)).things) == 1]
     asked = [questions(scene) for scene in scenes[:count]]
-    pictures = embed(learner, _painted(scenes[:count]))
+    pictures = embed(learner, paint_all(scenes[:count])[0])
     found = {}
     for name in asked[0]:
         prompts = sorted({prompt for each in asked for prompt in each[name][0]})
@@ -91,10 +112,6 @@ def zero_shot(learner: ClipLearner, count: int = 256) -> dict[str, float]:
                    for row, each in zip(similarity, asked)]
         found[name] = sum(best == each[name][1] for best, each in zip(nearest, asked)) / len(asked)
     return found
-
-
-def _painted(scenes: list[Scene]) -> Tensor:
-    return torch.from_numpy(np.stack([paint(scene)[0] for scene in scenes])).permute(0, 3, 1, 2).contiguous()
 
 
 def sibling_captions(scene: Scene, difference: str, rng: random.Random) -> tuple[str, str] | None:
@@ -142,7 +159,7 @@ def sibling_accuracy(learner: ClipLearner, count: int = 200) -> dict[str, float]
     for difference in DIFFERENCES:
         scenes, *captions = sibling_pairs(difference, count)
         true, false = (embed(learner, list(texts)) for texts in captions)
-        found[difference] = ((true - false) * embed(learner, _painted(scenes))).sum(1).gt(0).float().mean().item()
+        found[difference] = ((true - false) * embed(learner, paint_all(scenes)[0])).sum(1).gt(0).float().mean().item()
     return found
 
 

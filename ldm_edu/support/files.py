@@ -1,6 +1,7 @@
 """Tensors in safetensors files and settings in JSON, written whole or not at all."""
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -113,9 +114,10 @@ def locked(folder: Path) -> Iterator[None]:
         lock.unlink(missing_ok=True)
 
 
-def save_weights(module: nn.Module, path: str | Path) -> None:
-    """Write a small network's weights as float16; `weights.save_module` writes diffusers' folders."""
+def save_weights(module: nn.Module, path: Path) -> Path:
+    """Write a small network's weights as float16, and return the folder; `weights.save_module` writes diffusers'."""
     write_tensors(path, {name: value.half() for name, value in module.state_dict().items()})
+    return path.parent
 
 
 def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
@@ -129,6 +131,11 @@ def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
     except RuntimeError as error:
         raise ValueError(f"{path} holds another network: {error}") from error
     return module.eval()
+
+
+def sha256(path: str | Path) -> str:
+    """Name a file by its contents."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def read_json(path: str | Path) -> dict:

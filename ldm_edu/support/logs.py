@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,26 +12,39 @@ from tqdm.auto import tqdm
 from .files import replacing
 
 
-def logged(steps: Iterator, log: Path, name: str, total: int) -> Iterator:
+def logged(steps: Iterator, log: Path, name: str, total: int,
+           left_after: Callable[[float], str] = "".format) -> Iterator:
     """Pass on what `train` yields, with a progress bar and one row per step in the CSV file `log`.
 
-    After a crash, rows of steps that are now repeated are replaced.
+    Rows are written ten at a time, because reading a loss makes a GPU wait. After a crash, rows of steps that are now
+    repeated are replaced. left_after: makes of the seconds that are left what the bar says behind the losses.
     """
-    bar = rows = None
+    bar, waiting = None, []
     with ExitStack() as stack:
         for progress in steps:
             if bar is None:
-                kept, names = _read_log(log, before=progress.step), ["step", "lr", *progress.losses]
+                kept, names = _read_log(log, before=progress.step), ["step", "lr", *progress.parts]
                 with replacing(log) as part, open(part, "w", newline="", encoding="utf-8") as file:
                     csv.writer(file).writerows([names, *([row[name] for name in names] for row in kept)])
                 file = stack.enter_context(open(log, "a", newline="", encoding="utf-8", buffering=1))    # by lines
-                rows = csv.DictWriter(file, names)
+                stack.callback(_write_rows, csv.DictWriter(file, names), waiting)    # those left, also after Ctrl-C
                 bar = stack.enter_context(tqdm(total=total, initial=progress.step - 1, desc=name, unit="step"))
-            losses = {part: f"{value:.6g}" for part, value in progress.losses.items()}
-            rows.writerow({"step": progress.step, "lr": f"{progress.lr:.3g}", **losses})
-            bar.set_postfix(loss=f"{sum(progress.losses.values()):.4f}", refresh=False)
+                rows = csv.DictWriter(file, names)
+            waiting.append(progress)
+            if progress.step % 10 == 0 or progress.step == total:
+                losses = ", ".join(f"{part} {value:.3g}" for part, value in progress.losses.items())
+                left = (total - progress.step) / (bar.format_dict["rate"] or math.inf)
+                bar.set_postfix_str(losses + left_after(left), refresh=False)
+                _write_rows(rows, waiting)
             bar.update()
             yield progress
+
+
+def _write_rows(rows: csv.DictWriter, waiting: list) -> None:
+    for progress in waiting:
+        losses = {part: f"{value:.6g}" for part, value in progress.losses.items()}
+        rows.writerow({"step": progress.step, "lr": f"{progress.lr:.3g}", **losses})
+    waiting.clear()
 
 
 def _read_log(log: Path, before: float = math.inf) -> list[dict[str, str]]:
@@ -39,6 +52,13 @@ def _read_log(log: Path, before: float = math.inf) -> list[dict[str, str]]:
         return []
     with open(log, newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if int(row["step"]) < before]
+
+
+def last_losses(log: Path) -> dict[str, float]:
+    """Average each part of the loss over the last hundredth of a run."""
+    rows = _read_log(log)
+    rows = rows[-max(1, len(rows) // 100):]
+    return {name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0] if name not in ("step", "lr")}
 
 
 def draw_losses(log: Path) -> None:

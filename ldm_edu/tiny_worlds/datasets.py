@@ -5,6 +5,8 @@ import csv
 import json
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +17,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..support.checks import expect
+from ..support.parallel import in_parallel
 from ..support.pictures import open_picture
 from .captions import Caption, make_caption
 from .landscapes import paint
-from .scenes import SPLITS, make_scene
+from .scenes import SPLITS, Scene, make_scene
+
+FEWEST = 8    # pictures
 
 
 class Example(NamedTuple):
@@ -63,12 +68,17 @@ class TinyWorlds(Dataset):
         return Example(to_tensor(image), self.caption(index).text, torch.from_numpy(classes.astype(np.int64)))
 
 
-def render(split: str, count: int, start: int = 0, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, Tensor]:
-    """Paint scenes at once: images (count, 3, H, W) and semantic maps (count, H, W), both uint8."""
-    images, maps = np.empty((count, *size, 3), np.uint8), np.empty((count, *size), np.uint8)
-    for i, seed in enumerate(seeds_of(split, count, start)):
-        images[i], maps[i] = paint(make_scene(seed), *size)
+def paint_all(scenes: Sequence[Scene], size: tuple[int, int] = (64, 64)) -> tuple[Tensor, Tensor]:
+    """Paint scenes, many of them on all CPU cores: images (N, 3, H, W) and semantic maps (N, H, W), both uint8."""
+    images, maps = np.empty((len(scenes), *size, 3), np.uint8), np.empty((len(scenes), *size), np.uint8)
+    for i, painted in enumerate(in_parallel(partial(paint, height=size[0], width=size[1]), scenes)):
+        images[i], maps[i] = painted
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(maps)
+
+
+def render(split: str, count: int, start: int = 0, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, Tensor]:
+    """Paint `count` scenes of a split, from its number `start` on; returns what `paint_all` does."""
+    return paint_all([make_scene(seed) for seed in seeds_of(split, count, start)], size)
 
 
 class CaptionedImages(Dataset):
@@ -120,6 +130,37 @@ def read_folder(folder: str | Path) -> list[tuple[Path, str]]:
     if not pairs:
         raise ValueError(f"{table} names no pictures")
     return pairs
+
+
+def open_pictures(folder: Path, size: int, name: str | None = None) -> CaptionedImages:
+    """Open a captioned folder or, downloaded to it, the torchvision data set `name`, its classes as captions."""
+    if name is None:
+        return CaptionedImages(read_folder(folder), (size, size))
+    from torchvision import datasets
+    kind, wanted = getattr(datasets, name, None), "a set that downloads itself, such as CIFAR10"
+    expect(isinstance(kind, type) and "download" in signature(kind).parameters, "--torchvision", name,
+           f"{wanted}; a folder with a folder for each class needs no option")
+    source = kind(folder, download=True)
+    expect(hasattr(source, "classes"), "--torchvision", f"{name}, whose classes have no names", wanted)
+    return CaptionedImages(source, (size, size), names=source.classes)
+
+
+def read_pictures(dataset: Sequence[Example]) -> tuple[Tensor, list[str]]:
+    """Read all pictures, uint8 (N, 3, H, W), and captions. ValueError names the files that cannot be read."""
+    images, texts, wrong = [], [], []
+    for index in range(len(dataset)):
+        try:
+            image, text, _ = dataset[index]
+        except (OSError, ValueError) as error:
+            wrong.append(str(error))
+        else:
+            images.append((image * 127.5 + 127.5).round().byte())
+            texts.append(text)
+    if wrong:
+        raise ValueError(f"{len(wrong)} of {len(dataset)} pictures cannot be read: {'; '.join(wrong[:8])}")
+    expect(len(images) >= FEWEST and len(set(texts)) > 1, "pictures",
+           f"{len(images)} with {len(set(texts))} different captions", f"at least {FEWEST} with 2")
+    return torch.stack(images), texts
 
 
 def _lines(table: Path) -> list[str]:

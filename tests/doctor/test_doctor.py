@@ -314,9 +314,9 @@ def test_weights_that_are_no_numbers_are_found(tmp_path):
 @pytest.fixture
 def ldm_run(ldm, tmp_path):
     """The files of a run of the recipe ldm that has just reached the shipped weights, and the checkpoint beside it."""
-    folder = tmp_path / "training" / "mine-ldm"
+    folder = tmp_path / "training" / "ldm"
     folder.mkdir(parents=True)
-    (tmp_path / "mine").symlink_to(CHECKPOINT, target_is_directory=True)
+    (tmp_path / "tiny-worlds").symlink_to(CHECKPOINT, target_is_directory=True)
     parts = {"unet": ldm.unet, "text": ldm.text, "image": ldm.image_encoder, "map": ldm.map_encoder}
     tensors = {f"{kind}.{part}.{name}": value.clone() for part, network in parts.items()
                for name, value in network.state_dict().items() for kind in ("model", "ema")}
@@ -334,6 +334,8 @@ def test_a_run_of_the_u_net_is_examined_with_its_averaged_weights(ldm_run, few_e
     assert main([str(ldm_run(lambda name, value: value))]) == 0
     folder = ldm_run(lambda name, value: 0 * value if ".text." in name else value)
     assert main([str(folder)]) == 1 and "fault, context: whatever the text" in capsys.readouterr().out
+    (folder.parent.parent / "tiny-worlds").unlink()    # of a first run there is no model yet: only its files are examined
+    assert main([str(folder)]) == 0 and "Checked: log, EMA." in capsys.readouterr().out
 
 
 def test_an_average_that_lags_is_found(ldm_run, few_examples):

@@ -12,8 +12,8 @@ from ldm_edu.course.viz import to_pil
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.recipes import own_data, runner
 from ldm_edu.recipes.__main__ import main
-from ldm_edu.recipes.own_data import open_pictures, text_encoder_for, train_own
-from ldm_edu.tiny_worlds.datasets import CaptionedImages, TinyWorlds, read_folder
+from ldm_edu.recipes.own_data import text_encoder_for, train_own
+from ldm_edu.tiny_worlds.datasets import CaptionedImages, TinyWorlds, open_pictures, read_folder
 from ldm_edu.tokenizer import tokenize
 from ldm_edu.training import TrainConfig
 
@@ -109,7 +109,7 @@ def test_a_changed_run_is_not_resumed(tmp_path):
     before = state.read_bytes()
     run(words)    # nothing is left to do
     for change in (dict(words=words.replace("cat", "yak")), dict(words=words, size=96), dict(words=words, batch=4)):
-        with pytest.raises(ValueError, match="--resume: got other settings .* without --resume a new run begins"):
+        with pytest.raises(ValueError, match="--resume: got other settings .* to begin anew, delete that folder"):
             run(**change)
     assert state.read_bytes() == before
 

@@ -1,4 +1,6 @@
-"""Every recipe from its command line to its checkpoint, a few steps long: killed, resumed, warm."""
+"""Every recipe from its command line to its checkpoint, a few steps long: all in a row, killed, resumed, refused."""
+import itertools
+import json
 import shutil
 import subprocess
 import sys
@@ -9,35 +11,26 @@ import torch
 
 from ldm_edu import DATA
 from ldm_edu.pipeline import LatentDiffusion
-from ldm_edu.recipes import runner
+from ldm_edu.recipes import runner, summary
 from ldm_edu.recipes.__main__ import NAMES, main
-from ldm_edu.recipes.pixel_unet import load_pixel_model
-from ldm_edu.recipes.profile import Profile
-from ldm_edu.recipes.runner import PROFILES, RECIPES, run, state_folder
+from ldm_edu.recipes.profiles import PROFILES, Profile
+from ldm_edu.recipes.runner import MADE_FROM, RECIPES, run, run_all
+from ldm_edu.support import logs
 from ldm_edu.support.files import read_tensors
 from ldm_edu.training import TrainConfig, train
 
 SMALL = Profile(TrainConfig(3, save_every=2), batch=2, scenes=6)
-STILL = replace(SMALL, train=TrainConfig(1, lr=1e-12, seed=1))    # a step that changes nothing
-BEFORE = {"decoder": "vae", "ldm": "decoder"}                     # whose checkpoint a recipe starts from
+ALL = dict.fromkeys(RECIPES, SMALL)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Every recipe's checkpoint after three steps, each in a folder of its name."""
+    """Everything that `recipes all` makes in three steps a stage."""
     root = tmp_path_factory.mktemp("trained")
-    for name in RECIPES:
-        prepare(name, root, root)
-        run(name, SMALL, root / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "table", lambda *_, **__: ["| what it reaches |"])
+        run_all(ALL, root)
     return root
-
-
-def prepare(name, source, target):
-    """Copy what a recipe starts from."""
-    if name in BEFORE:
-        shutil.copytree(source / BEFORE[name], target / name)
-    if name == "ldm" and source != target:
-        shutil.copytree(source / "clip", target / "clip")
 
 
 def weights(folder):
@@ -52,65 +45,144 @@ def differing(a, b):
     return {name for name in a if not torch.equal(a[name], b[name])}
 
 
-def killed_after_two(*arguments):
-    for progress in train(*arguments):
+def killed_after_two(*arguments, **options):
+    for progress in train(*arguments, **options):
         yield progress
         if progress.step == 2:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_killed_and_resumed_run_ends_as_an_unbroken_one(name, trained, tmp_path, monkeypatch):
-    """The same weights, bit for bit, the same state and the same log; moments of channels-last weights included."""
-    prepare(name, trained, tmp_path)
+@pytest.mark.parametrize("stage", RECIPES)
+def test_all_of_it_killed_in_any_stage_ends_as_unbroken(stage, trained, tmp_path, monkeypatch):
+    """The same weights, bit for bit, the same states and logs; moments of channels-last weights included.
+
+    Stages before the one that is killed are finished already, and must not be trained again.
+    """
+    before = list(itertools.takewhile(lambda name: name != stage, RECIPES))
+    for name in [*before, *(f"training/{name}" for name in before)]:
+        source = trained / ("tiny-worlds/vae" if name == "vae" else name)
+        shutil.copytree(source, tmp_path / source.relative_to(trained))
+    monkeypatch.setattr(summary, "table", lambda *_, **__: ["| what it reaches |"])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(runner, "train", killed_after_two)
-        run(name, SMALL, tmp_path / name)
-    run(name, SMALL, tmp_path / name, resume=True)
-    assert not differing(weights(trained / name), weights(tmp_path / name))
-    unbroken, resumed = (state_folder(folder / name, name) for folder in (trained, tmp_path))
-    assert not differing(weights(unbroken), weights(resumed))
-    log = (resumed / "log.csv").read_text()
-    assert [line.split(",")[0] for line in log.split()] == ["step", "1", "2", "3"]
-    assert log == (unbroken / "log.csv").read_text() and (resumed / "loss.png").exists()
+        run_all(ALL, tmp_path, resume=True)
+    begun = []
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "train", lambda *arguments, **options: begun.append(0) or train(*arguments, **options))
+        run_all(ALL, tmp_path, resume=True)
+    assert len(begun) == len(RECIPES) - len(before)
+    assert not differing(weights(trained), weights(tmp_path))
+    for name in RECIPES:
+        log = (tmp_path / "training" / name / "log.csv").read_text()
+        assert [line.split(",")[0] for line in log.split()] == ["step", "1", "2", "3"]
+        assert log == (trained / "training" / name / "log.csv").read_text()
+    assert (tmp_path / "training" / stage / "loss.png").exists()
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "decoder"])
-def test_a_warm_start_begins_where_the_saved_model_ended(name, trained, tmp_path):
-    """A step of another seed that changes nothing gives back what it started from; a cold start would not."""
-    for part in {name, "clip"}:
-        shutil.copytree(trained / part, tmp_path / part)
-    run(name, STILL, tmp_path / name, warm=True)
-    assert not differing(weights(trained / name), weights(tmp_path / name))
-    if name == "vae":    # held to its latents, also when resumed
-        log = state_folder(tmp_path / name, name) / "log.csv"
-        run(name, replace(STILL, train=replace(STILL.train, steps=2)), tmp_path / name, resume=True)
-        assert [line.split(",")[0] for line in log.read_text().split()] == ["step", "1", "2"]
-        assert log.read_text().split()[0].endswith(",anchor")
-        assert "anchor" not in (state_folder(trained / name, name) / "log.csv").read_text()
+def test_the_summary_tells_how_each_stage_was_made(trained):
+    text = (trained / "training/summary.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines()]
+    assert [row[0] for row in rows[2:8]] == [f"| {name}" for name in RECIPES]
+    assert all(row[1:3] == ["6", "3 × 2"] and row[3].endswith("min") for row in rows[2:8])
+    assert "| what it reaches |" in text.splitlines()
+    for path in trained.glob("*/model.safetensors"):
+        digest = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+        assert f"| `{path.relative_to(trained)}` | `{digest}` |" in text
+    assert text.count("`tiny-worlds/vae/diffusion_pytorch_model.safetensors`") == 1
+    note = json.loads((trained / "training/ldm/run.json").read_text())
+    last = (trained / "training/ldm/log.csv").read_text().split()[-1].split(",")[-1]
+    assert note["losses"] == {"loss": float(last)} and note["seconds"] > 0 and "threads" in note["machine"]
 
 
-def test_a_finished_run_can_be_saved_again(trained, tmp_path):
-    shutil.copytree(state_folder(trained / "vae", "vae"), state_folder(tmp_path / "vae", "vae"))
-    run("vae", SMALL, tmp_path / "vae", resume=True)
-    assert not differing(weights(trained / "vae"), weights(tmp_path / "vae"))
+def test_the_bar_tells_what_is_left_of_all(monkeypatch, tmp_path):
+    """Stages that take twice the minutes planned make those to come twice as long, too."""
+    said = []
 
+    def pretend(name, profile, root, resume, left_after):
+        said.append(left_after(30 * 60))
+        folder = root / "training" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"seconds": 2 * 60 * profile.minutes, "files": {}}))
 
-def test_the_decoder_recipe_leaves_the_latents_alone(trained):
-    changed = differing(weights(trained / "vae"), weights(trained / "decoder"))
-    assert {name.split()[1].split(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
+    monkeypatch.setattr(runner, "run", pretend)
+    monkeypatch.setattr(runner, "write_summary", lambda *_: None)
+    run_all({name: replace(SMALL, minutes=minutes) for name, minutes in (("a", 60), ("b", 30), ("c", 120))}, tmp_path)
+    assert said == [f"; all stages: {hours} h left" for hours in (3.0, 4.5, 0.5)]
 
 
 def test_the_unet_recipe_makes_a_folder_that_opens(trained):
     """All three conditions; in these steps the text transformer has learned, the image transformer is still CLIP's."""
     clip = read_tensors(trained / "clip/model.safetensors")
     for part, unchanged in (("text_encoder", False), ("image_encoder", True)):
-        tensors = read_tensors(trained / "ldm" / part / "model.safetensors")
+        tensors = read_tensors(trained / "tiny-worlds" / part / "model.safetensors")
         assert tensors and all(torch.equal(clip[key], value) for key, value in tensors.items()) == unchanged
-    ldm = LatentDiffusion.from_pretrained(trained / "ldm")
+    ldm = LatentDiffusion.from_pretrained(trained / "tiny-worlds")
     for pictures in (ldm.text_to_image("a red boat", steps=2), ldm.variations(torch.zeros(1, 3, 64, 64), steps=2),
                      ldm.map_to_image(torch.zeros(1, 64, 64, dtype=torch.long), steps=2)):
         assert pictures.shape == (1, 3, 64, 64) and pictures.isfinite().all()
+
+
+# --- What is refused -------------------------------------------------------------------------------------------------
+
+def test_a_run_that_is_there_is_not_replaced_and_other_settings_are_not_resumed(trained, tmp_path):
+    shutil.copytree(trained / "features", tmp_path / "features")
+    shutil.copytree(trained / "training/features", tmp_path / "training/features")
+    before = weights(tmp_path)
+    with pytest.raises(ValueError, match="folder: got .*features with a run in it, expected --resume"):
+        run("features", SMALL, tmp_path)
+    for other, message in ((replace(SMALL, batch=3), "batch 2"), (replace(SMALL, scenes=7), "scenes 6"),
+                           (replace(SMALL, train=replace(SMALL.train, lr=1.0)), "lr 0.001")):
+        with pytest.raises(ValueError, match=f"--resume: got other settings .*, expected {message}"):
+            run("features", other, tmp_path, resume=True)
+    assert not differing(before, weights(tmp_path))
+    run("features", SMALL, tmp_path, resume=True)    # nothing is left to do
+    assert not differing(before, weights(tmp_path))
+
+
+def test_another_autoencoder_is_not_resumed_with(trained, tmp_path):
+    for name in ("clip", "tiny-worlds", "training/ldm"):
+        shutil.copytree(trained / name, tmp_path / name)
+    shutil.copy(DATA / "tiny-worlds/vae/diffusion_pytorch_model.safetensors", tmp_path / "tiny-worlds/vae")
+    with pytest.raises(ValueError, match="--resume: got other settings .*, expected vae '"):
+        run("ldm", SMALL, tmp_path, resume=True)
+
+
+def test_a_full_disk_is_one_sentence_and_the_last_state_stays(trained, tmp_path, monkeypatch, capsys):
+    """The log cannot be written; the state of the step before is whole, and the run ends as an unbroken one."""
+    monkeypatch.setitem(PROFILES, "cpu", ALL)
+    written = []
+
+    def full(rows, waiting, write=logs._write_rows):
+        written.append(len(waiting))
+        if len(written) == 1:
+            raise OSError(28, "No space left on device")
+        write(rows, waiting)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(logs, "_write_rows", full)
+        main(["segmenter", "--out", str(tmp_path)])
+    assert stop.value.code == 2 and "No space left on device" in capsys.readouterr().err
+    assert int(read_tensors(tmp_path / "training/segmenter/state.safetensors")["step"]) == 3
+    main(["segmenter", "--out", str(tmp_path), "--resume"])
+    assert not differing(weights(trained / "segmenter"), weights(tmp_path / "segmenter"))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["gan"], "invalid choice: 'gan' (choose from"),
+    (["ldm"], "ldm: there is no"),    # no CLIP
+    (["vae", "--resume"], "features/model.safetensors; the recipe of that name makes it"),
+    (["oracle", "--steps", "0"], "steps >= 1"),
+])
+def test_wrong_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_recipe_is_named(tmp_path):
+    with pytest.raises(ValueError, match="recipe: got 'gan', expected one of oracle, segmenter, features, vae"):
+        run("gan", SMALL, tmp_path)
 
 
 # --- The command line -----------------------------------------------------------------------------------------------
@@ -126,41 +198,24 @@ for arguments in (["--help"], ["ldm", "--help"], ["own", "--help"]):
 assert "torch" not in sys.modules"""
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(f"  {name} " in found for name in RECIPES) and "--first-steps" in found
-    assert set(NAMES) == {*RECIPES, "own"} and PROFILES.keys() == RECIPES.keys()
+    assert set(NAMES) == {"all", *RECIPES, "own"}
+
+
+@pytest.mark.parametrize("profiles", PROFILES.values(), ids=PROFILES)
+def test_profiles_know_every_stage_in_an_order_that_works(profiles):
+    order = list(profiles)
+    assert order == list(RECIPES)
+    for name, needed in MADE_FROM.items():
+        assert all(order.index(path.split("/")[-2]) < order.index(name) for path in needed)
 
 
 def test_options_take_the_place_of_the_profiles(monkeypatch):
     began = []
     monkeypatch.setattr(runner, "run", lambda *arguments: began.append(arguments))
-    main(["ldm", "--steps", "3", "--precision", "bfloat16", "--out", "somewhere"])
-    main(["ldm", "--profile", "gpu"])
-    main(["oracle", "--warm"])
-    shipped = PROFILES["ldm"]
-    assert began[0][1] == replace(shipped["cpu"], train=replace(shipped["cpu"].train, steps=3, precision="bfloat16"))
-    assert began[1] == ("ldm", shipped["gpu"], DATA / "tiny-worlds", False, False)
-    assert began[2] == ("oracle", PROFILES["oracle"]["cpu"], DATA / "oracle", False, True)
-
-
-def test_a_command_trains(tmp_path):
-    main(["pixels", "--steps", "2", "--out", str(tmp_path / "pixels")])
-    assert load_pixel_model(tmp_path / "pixels/model.safetensors")
-    assert (tmp_path / "pixels/model.safetensors").stat().st_size < 10**6
-
-
-@pytest.mark.parametrize("arguments, message", [
-    (["gan"], "invalid choice: 'gan' (choose from"),
-    (["ldm", "--resume"], "--resume: there is no"),
-    (["ldm", "--precision", "float8"], "precision: got 'float8', expected one of float32, medium, bfloat16"),
-    (["decoder"], "config.json"),    # there is no autoencoder to go on from
-    (["oracle", "--warm"], "model.safetensors"),
-])
-def test_wrong_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(PROFILES, "oracle", {"cpu": SMALL})
-    with pytest.raises(SystemExit) as stop:
-        main([*arguments, "--out", str(tmp_path / "out")])
-    assert stop.value.code == 2 and message in capsys.readouterr().err
-
-
-def test_an_unknown_recipe_is_named(tmp_path):
-    with pytest.raises(ValueError, match="recipe: got 'gan', expected one of oracle, segmenter, features, vae"):
-        run("gan", SMALL, tmp_path)
+    monkeypatch.setattr(runner, "run_all", lambda *arguments: began.append(arguments))
+    main(["ldm", "--steps", "3", "--out", "somewhere"])
+    main(["all", "--profile", "gpu", "--resume"])
+    shipped = PROFILES["cpu"]["ldm"]
+    assert began[0][1] == replace(shipped, train=replace(shipped.train, steps=3))
+    assert began[0][3] is False and str(began[0][2]) == "somewhere"
+    assert began[1][0] == PROFILES["gpu"] and str(began[1][1]) == "out/train" and began[1][2] is True

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_edu.recipes.pixel_unet import little_world
 from ldm_edu.schedule import cosine_schedule
 from ldm_edu.studies import gan_versus_diffusion as study
 from ldm_edu.studies.__main__ import main
@@ -39,6 +38,7 @@ from ldm_edu.studies.gan_versus_diffusion import (
     load_rows,
     score_worlds,
 )
+from ldm_edu.studies.pixel_unet import little_world
 from ldm_edu.support.tables import read_table, write_table
 
 

@@ -14,18 +14,21 @@ from ldm_edu.clip import ImageConfig
 from ldm_edu.metrics.caption_accuracy import facts
 from ldm_edu.recipes import train_clip as contrastive
 from ldm_edu.recipes.clip_folder import save_clip
-from ldm_edu.recipes.train_clip import BATCH, ClipLearner, distinguishing_caption, pairs_of, train_on_pairs
+from ldm_edu.recipes.train_clip import ClipLearner, distinguishing_caption
 from ldm_edu.studies import retrieval
 from ldm_edu.studies.__main__ import main
 from ldm_edu.studies.retrieval import (
+    BATCH,
     DIFFERENCES,
     embed,
     load_retrieval,
+    pairs_of,
     questions,
     recall,
     sibling_accuracy,
     sibling_captions,
     sibling_pairs,
+    train_on_pairs,
     zero_shot,
 )
 from ldm_edu.tiny_worlds.captions import Caption, make_caption

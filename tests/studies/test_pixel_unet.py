@@ -2,10 +2,10 @@
 import pytest
 import torch
 
-from ldm_edu.recipes.pixel_unet import PIXELS, SmallUNet, little_world, load_pixel_model, pixel_recipe
-from ldm_edu.recipes.runner import PROFILES
 from ldm_edu.samplers import ddpm
 from ldm_edu.schedule import cosine_schedule, timesteps
+from ldm_edu.studies.__main__ import main
+from ldm_edu.studies.pixel_unet import PIXELS, STEPS, SmallUNet, little_world, load_pixel_model, pixel_recipe
 from ldm_edu.support.files import write_tensors
 
 SCHEDULE = cosine_schedule()
@@ -65,7 +65,13 @@ def test_the_recipe_is_the_same_every_time():
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
     assert loss_a(a, seeded(3))["eps"] == loss_b(b, seeded(3))["eps"] != loss_a(a, seeded(4))["eps"]
-    assert config == PROFILES["pixels"]["cpu"].train == PROFILES["pixels"]["gpu"].train
+    assert config.steps == STEPS
+
+
+def test_the_command_trains_and_saves(tmp_path):
+    path = tmp_path / "pixels/model.safetensors"
+    main(["pixel_unet", "--steps", "2", "--out", str(path)])
+    assert isinstance(load_pixel_model(path), SmallUNet) and path.stat().st_size < 10**6
 
 
 @pytest.mark.parametrize("size", [(16, 16), (13, 7), (3, 2)])

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import itertools
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from tqdm.auto import tqdm
 
 from .. import DATA
 from ..blocks import Downsample, ResBlock, Upsample, timestep_embedding, zero_init
@@ -16,8 +18,7 @@ from ..support.files import load_weights, save_weights
 from ..tiny_worlds.datasets import to_tensor
 from ..tiny_worlds.landscapes import paint
 from ..tiny_worlds.scenes import GROUNDS, SKIES, Scene, Thing
-from ..training import LossFn, TrainConfig, pick_batch
-from .profile import Profile, Recipe
+from ..training import LossFn, TrainConfig, pick_batch, train
 
 PIXELS = DATA / "pixels" / "model.safetensors"
 THINGS = ("house", "boat", "mushroom", "cactus")
@@ -92,13 +93,18 @@ def pixel_recipe(steps: int = STEPS, skips: bool = True) -> tuple[SmallUNet, Los
     return model, loss_fn, TrainConfig(steps, lr=4e-3, warmup=20)
 
 
-def small_unet_recipe(profile: Profile, out: Path, device: torch.device, warm: bool) -> Recipe:
-    """Train what chapter 02 trains, for longer, on the CPU."""
-    model, loss_fn, _ = pixel_recipe()
-    path = out / PIXELS.name
-    return load_pixel_model(path) if warm else model, loss_fn, lambda model: save_weights(model, path)
-
-
 def load_pixel_model(path: Path = PIXELS) -> SmallUNet:
     """Load the trained model. Raises as `load_weights` does."""
     return load_weights(SmallUNet(cosine_schedule()), path)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the options of the command line."""
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--out", type=Path, default=PIXELS)
+
+
+def run(args: Namespace) -> None:
+    """Train what chapter 02 trains, for longer, and save the averaged model."""
+    *_, last = tqdm(train(*pixel_recipe(args.steps)), "pixels", args.steps, unit="step")
+    save_weights(last.ema, args.out)
