@@ -334,8 +334,8 @@ def test_a_run_of_the_u_net_is_examined_with_its_averaged_weights(ldm_run, few_e
     assert main([str(ldm_run(lambda name, value: value))]) == 0
     folder = ldm_run(lambda name, value: 0 * value if ".text." in name else value)
     assert main([str(folder)]) == 1 and "fault, context: whatever the text" in capsys.readouterr().out
-    (folder.parent.parent / "tiny-worlds").unlink()    # of a first run there is no model yet: only its files are examined
-    assert main([str(folder)]) == 0 and "Checked: log, EMA." in capsys.readouterr().out
+    (folder.parent.parent / "tiny-worlds").unlink()    # a first run has no model yet: only its files are examined
+    assert main([str(folder)]) == 0 and "Checked: log, EMA, numbers." in capsys.readouterr().out
 
 
 def test_an_average_that_lags_is_found(ldm_run, few_examples):
@@ -371,7 +371,7 @@ def test_what_is_neither_checkpoint_nor_run_is_refused(tmp_path, capsys):
 
 def test_a_run_of_another_model_is_refused(ldm_run, capsys):
     folder = ldm_run(lambda name, value: value[:1] if name.endswith("unet.conv_in.bias") else value)
-    assert main([str(folder)]) == 2 and re.search("mine-ldm is no run of .*mine: ", capsys.readouterr().err)
+    assert main([str(folder)]) == 2 and re.search("training/ldm is no run of .*tiny-worlds: ", capsys.readouterr().err)
 
 
 def test_a_checkpoint_with_the_wrong_scheduler_on_disk(ldm, few_examples, tmp_path, capsys):
