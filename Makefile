@@ -52,8 +52,8 @@ test-browser: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q 'playwright>=1.45'
 	$(VENV)/bin/pytest -q tests/course/browser.py
 
-# At the full size of Stable Diffusion v1, with random weights; the card on more prompts; more faults for the doctor;
-# training in two processes; VGG. Figures stand under PASSES.
+# At the full size of Stable Diffusion v1, with random weights; the card on more prompts; more faults for the doctor; VGG.
+# Figures stand under PASSES.
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest --slow -m slow -rP tests
 

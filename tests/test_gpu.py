@@ -4,6 +4,7 @@ The reference is the CPU, whose pictures equal diffusers' (test_pipeline.py); at
 """
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from ldm_edu.clip import TextConfig, TextTransformer
 from ldm_edu.conditioning import TextEncoder
 from ldm_edu.losses import latent_loss
 from ldm_edu.pipeline import LatentDiffusion
+from ldm_edu.recipes import summary
+from ldm_edu.recipes.profiles import PROFILES
+from ldm_edu.recipes.runner import run_all
 from ldm_edu.samplers import SAMPLERS
 from ldm_edu.schedule import scaled_linear_schedule
 from ldm_edu.tiny_worlds.captions import vocabulary
@@ -97,6 +101,7 @@ def run_training(device: str, precision: str, steps: int, state: Path | None = N
     schedule = scaled_linear_schedule()
 
     def loss_fn(model, generator):
+        generator = torch.Generator().manual_seed(generator.initial_seed())    # the same draws on every device
         t, eps = torch.randint(1000, (8,), generator=generator), torch.randn(z.shape, generator=generator)
         return {"loss": latent_loss(model, z.to(device), context.to(device), t.to(device), eps.to(device),
                                     schedule).mean()}
@@ -111,7 +116,7 @@ def run_training(device: str, precision: str, steps: int, state: Path | None = N
 
 def test_training_follows_the_cpu():
     expected, _ = run_training("cpu", "float32", 4)
-    for precision, tolerance in {"float32": 1e-3, "bfloat16": 5e-2}.items():
+    for precision, tolerance in {"float32": 1e-3, "bfloat16": 1e-1}.items():
         found, _ = run_training(DEVICE, precision, 4)
         print(f"losses, {precision}: {found}; the CPU's in float32: {expected}")
         assert found == pytest.approx(expected, rel=tolerance)
@@ -123,6 +128,16 @@ def test_a_resumed_training_ends_like_an_unbroken_one(tmp_path):
     _, resumed = run_training(DEVICE, "float32", 4, tmp_path / "state.safetensors", resume=True)
     for name, value in whole.items():    # not every kernel of a GPU adds in a fixed order
         torch.testing.assert_close(resumed[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_every_stage_trains_and_the_model_draws(tmp_path, monkeypatch):
+    """Three steps each, as the profile says, of a few scenes; what comes out opens on the CPU."""
+    monkeypatch.setattr(summary, "table", lambda *_, **__: [])
+    profiles = {name: replace(profile, train=replace(profile.train, steps=3), batch=4, scenes=40)
+                for name, profile in PROFILES["gpu"].items()}
+    run_all(profiles, tmp_path)
+    print((tmp_path / "training/summary.md").read_text())
+    assert LatentDiffusion.from_pretrained(tmp_path / "tiny-worlds").text_to_image("a cat", steps=2).isfinite().all()
 
 
 @pytest.mark.parametrize("chapter", ["00_tour", "07_text_to_image", "09_stable_diffusion"])

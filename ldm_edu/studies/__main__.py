@@ -10,6 +10,7 @@ STUDIES = {
     "bench": "time and memory of sampling, beside diffusers",
     "gan_versus_diffusion": "both at the same training compute, five seeds each (chapter 10)",
     "pixel_unet": "train the pixel model of chapter 02, to data/pixels",
+    "prompt_following": "what makes a U-Net follow its prompt (chapter 06)",
     "retrieval": "what CLIP can tell apart; with --study, how many pairs that takes (chapter 04)",
     "sampler_quality": "four samplers at 2 to 60 steps; guidance; eta (chapter 07)",
     "strength": "image to image: what is decided at which strength (chapter 08)"}

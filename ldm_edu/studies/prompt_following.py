@@ -1,0 +1,181 @@
+"""What makes a U-Net follow its prompt? Short trainings that differ in one thing each.
+
+`python -m ldm_edu.studies prompt_following [--threads 1]` trains each variant twice on the shipped autoencoder's
+latents, from the shipped CLIP, and writes to data/following/table.csv what it has learned after every few thousand
+captions: how often the U-Net finds the noise in a picture better under a true caption than under one that is false in
+one thing. Half an hour a training on one core; finished ones are not repeated, so several processes may share the work,
+`--variants NAME ...` each.
+"""
+from __future__ import annotations
+
+import random
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from tqdm.auto import tqdm
+
+from .. import DATA
+from ..clip import TextTransformer
+from ..conditioning import TextEncoder
+from ..losses import latent_loss, loss_weights, noise_loss
+from ..metrics.caption_accuracy import score
+from ..metrics.evaluation import captions_of, generate
+from ..metrics.oracle import Oracle
+from ..pipeline import LatentDiffusion
+from ..recipes.clip_folder import load_clip
+from ..recipes.train_autoencoder import encode_all
+from ..recipes.train_unet import CAPTIONS, SecondStage, drop_some
+from ..schedule import scaled_linear_schedule
+from ..support.checks import expect
+from ..support.parallel import in_parallel
+from ..support.tables import read_table, write_table
+from ..tiny_worlds.captions import make_caption
+from ..tiny_worlds.datasets import paint_all, render, seeds_of
+from ..tiny_worlds.scenes import make_scene
+from ..tokenizer import load_tokenizer, tokenize
+from ..training import TrainConfig, pick_batch, train
+from ..weights import load_autoencoder
+from . import print_row
+from .retrieval import DIFFERENCES, sibling_pairs
+
+TABLE = DATA / "following" / "table.csv"
+LEVELS = (200, 350, 500, 650, 800, 950)    # t: kinds and colours show in the loss at small ones, places at large ones
+SCHEDULE = scaled_linear_schedule()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What may differ from the recipe."""
+
+    weighted: bool = True        # the loss, over t
+    text: str = "learned"        # CLIP's transformer learns on; "frozen": it stays; "random": it begins at random
+    several: int = 1             # times as many captions that name two things or three
+    dropped: float = 0.1         # share of empty captions
+    ema: float = 0.995           # decay of the averaged weights; 0: the last weights
+    batch: int = 64              # at the same number of captions: fewer, larger steps
+
+
+VARIANTS = {
+    "recipe": Variant(), "all t alike": Variant(weighted=False), "CLIP frozen": Variant(text="frozen"),
+    "no CLIP": Variant(text="random"), "several things": Variant(several=3), "never empty": Variant(dropped=0.0),
+    "often empty": Variant(dropped=0.3), "no average": Variant(ema=0.0), "small batches": Variant(batch=16)}
+
+
+class Learned(NamedTuple):
+    """A row of the table."""
+
+    variant: str
+    seed: int
+    captions: int    # seen so far
+    about: str       # a difference between captions, or "drawn: " and an attribute
+    share: float     # of true captions preferred, chance 0.5; or of drawn attributes found
+
+
+class Lessons:
+    """Latents and captions to learn from, and captions that differ in one thing to be asked about."""
+
+    def __init__(self, scenes: int, asked: int):
+        autoencoder, tokenizer = load_autoencoder(DATA / "tiny-worlds/vae").eval(), load_tokenizer(DATA / "clip")
+        self.latents = encode_all(render("train", scenes)[0], autoencoder)
+        written = [each for part in in_parallel(captions_with_counts, seeds_of("train", scenes)) for each in part]
+        self.ids = tokenize(tokenizer, ["", *(text for text, _ in written)])              # (1 + N CAPTIONS, 32)
+        self.named = torch.tensor([named for _, named in written])                        # (N CAPTIONS,), things named
+        self.pairs = {}
+        for about in DIFFERENCES:
+            pictures, true, false = sibling_pairs(about, asked)
+            latents = encode_all(paint_all(pictures)[0], autoencoder)
+            self.pairs[about] = latents, tokenize(tokenizer, list(true)), tokenize(tokenizer, list(false))
+
+
+def captions_with_counts(seed: int) -> list[tuple[str, int]]:
+    """Write CAPTIONS captions of the scene of a seed, with how many things each names."""
+    scene, rng = make_scene(seed), random.Random(f"captions {seed}")
+    written = [make_caption(scene, rng) for _ in range(CAPTIONS)]
+    return [(caption.text, sum(mention.count for mention in caption.mentions)) for caption in written]
+
+
+@torch.no_grad()
+def preferences(model: SecondStage, pairs: dict[str, tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
+    """How often the loss summed over LEVELS is lower under the true caption, by difference; the noise is the same."""
+    found = {}
+    for about, (z_0, *captions) in pairs.items():
+        true, false = (model.text.transformer(ids) for ids in captions)
+        worse = torch.zeros(len(z_0))
+        for t in LEVELS:
+            eps = torch.randn(z_0.shape, generator=torch.Generator().manual_seed(t))
+            levels = torch.full((len(z_0),), t)
+            right, wrong = (latent_loss(model.unet, z_0, context, levels, eps, SCHEDULE) for context in (true, false))
+            worse += wrong - right
+        found[about] = worse.gt(0).float().mean().item()
+    return found
+
+
+def drawn(model: SecondStage, count: int) -> dict[str, float]:
+    """What the oracle finds of each attribute in pictures of `count` validation prompts, 12 steps, and "all right"."""
+    ldm = LatentDiffusion(model.unet, load_autoencoder(DATA / "tiny-worlds/vae").eval(), model.text, SCHEDULE)
+    captions = captions_of("validation", count)
+    result = score(captions, Oracle.load().read(generate(ldm, [caption.text for caption in captions], steps=12)))
+    return {"all right": result.all_right} | {name: found / stated for name, (found, stated) in result.by_name.items()}
+
+
+def learn(name: str, seed: int, lessons: Lessons, captions: int, looks: int, count: int) -> list[Learned]:
+    """Train one variant and ask it `looks` times; in the end let it draw `count` pictures."""
+    variant = VARIANTS[name]
+    torch.manual_seed(seed)
+    clip = load_clip(DATA / "clip")
+    text = TextTransformer(clip.text.config) if variant.text == "random" else clip.text
+    model = SecondStage(clip, TextEncoder(load_tokenizer(DATA / "clip"), text.requires_grad_(variant.text != "frozen")))
+    weight = loss_weights(SCHEDULE) if variant.weighted else torch.ones(SCHEDULE.T)
+    times = torch.where(lessons.named > 1, variant.several, 1)
+    pool = torch.arange(len(lessons.named)).repeat_interleave(times)                      # captions, some of them twice
+
+    def loss_fn(model: SecondStage, generator: Generator) -> dict[str, Tensor]:
+        pick = pool[pick_batch(len(pool), variant.batch, generator)]
+        context = model.text.transformer(drop_some(lessons.ids, 1 + pick, generator, variant.dropped))
+        return {"loss": noise_loss(model.unet, lessons.latents[pick // CAPTIONS], context, SCHEDULE, weight, generator)}
+
+    steps, rows = captions // variant.batch, []
+    config = TrainConfig(steps, lr=8e-4, ema=variant.ema, seed=seed)
+    for progress in tqdm(train(model, loss_fn, config), f"{name}, seed {seed}", steps, unit="step", mininterval=5):
+        if progress.step % (steps // looks) == 0:
+            found = preferences(progress.ema, lessons.pairs)
+            if progress.step == steps // looks * looks:
+                found |= {f"drawn: {key}": share for key, share in drawn(progress.ema, count).items()}
+            rows += [Learned(name, seed, progress.step * variant.batch, *each) for each in found.items()]
+    return rows
+
+
+def load_following(path: Path = TABLE) -> list[Learned]:
+    """Load the recorded table. Raises FileNotFoundError if there is none."""
+    return read_table(path, Learned)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the options of the command line."""
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--captions", type=int, default=48_000, help="that each training sees")
+    parser.add_argument("--scenes", type=int, default=30_000, help="to train on")
+    parser.add_argument("--looks", type=int, default=4, help="at what it has learned")
+    parser.add_argument("--count", type=int, default=96, help="pairs of captions for each difference, and prompts")
+    parser.add_argument("--out", type=Path, default=TABLE)
+
+
+def run(args: Namespace) -> None:
+    """Train what is not in the table yet, and add it."""
+    expect({*args.variants} <= {*VARIANTS}, "--variants", ", ".join(args.variants), f"some of {', '.join(VARIANTS)}")
+    lessons = Lessons(args.scenes, args.count)
+    for seed in args.seeds:
+        for name in args.variants:
+            known = load_following(args.out) if args.out.exists() else []
+            if any((row.variant, row.seed) == (name, seed) for row in known):
+                continue
+            rows = learn(name, seed, lessons, args.captions, args.looks, args.count)
+            known = load_following(args.out) if args.out.exists() else []    # another process may have added to it
+            write_table(args.out, known + rows)
+            for row in rows[-len(DIFFERENCES) - 9:]:
+                print_row(row)

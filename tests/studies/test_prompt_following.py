@@ -1,0 +1,134 @@
+"""The study of prompt following: its measure, its variants, and that a killed study goes on."""
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from ldm_edu import DATA
+from ldm_edu.pipeline import LatentDiffusion
+from ldm_edu.recipes.train_unet import CAPTIONS, write_captions
+from ldm_edu.studies import prompt_following
+from ldm_edu.studies.__main__ import main
+from ldm_edu.studies.prompt_following import (
+    VARIANTS,
+    Learned,
+    Lessons,
+    captions_with_counts,
+    learn,
+    load_following,
+    preferences,
+)
+from ldm_edu.studies.retrieval import DIFFERENCES
+from ldm_edu.tiny_worlds.scenes import KINDS
+from ldm_edu.training import train
+
+
+@pytest.fixture(scope="module")
+def lessons():
+    return Lessons(scenes=12, asked=24)
+
+
+def named(text: str) -> int:
+    """How many things a text names, by its words alone."""
+    singular = re.findall(rf"\b(?:a|an)(?: \w+)*? (?:{'|'.join(KINDS)})\b", text)
+    return len(singular) + sum(n * len(re.findall(rf"\b{word}\b", text)) for n, word in ((2, "two"), (3, "three")))
+
+
+def test_the_captions_are_the_recipes_and_counted():
+    for seed in range(40):
+        written = captions_with_counts(seed)
+        assert [text for text, _ in written] == write_captions(seed)
+        assert [count for _, count in written] == [named(text) for text, _ in written]
+
+
+def test_the_shipped_model_prefers_what_is_true_and_a_deaf_one_guesses(lessons):
+    """A model that never hears the caption has the same loss under both: no true caption is ever preferred."""
+    shipped = LatentDiffusion.from_pretrained(DATA / "tiny-worlds")
+    model = nn.ModuleDict({"unet": shipped.unet, "text": shipped.text})
+    found = preferences(model, lessons.pairs)
+    assert found.keys() == DIFFERENCES.keys() and min(found.values()) > 0.7, found
+    turned = {about: (z, false, true) for about, (z, true, false) in lessons.pairs.items()}
+    assert preferences(model, turned) == pytest.approx({about: 1 - share for about, share in found.items()})
+    for parameter in model.text.parameters():
+        parameter.data.zero_()
+    assert set(preferences(model, lessons.pairs).values()) == {0.0}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_variant_differs_in_what_it_says(name, lessons, monkeypatch):
+    """What a step minimises and what learns, caught on the way into `train`."""
+    caught = {}
+
+    def catch(model, loss_fn, config):
+        caught.update(model=model, config=config, calls=[])
+        monkeypatch.setattr(prompt_following, "noise_loss", lambda unet, z, context, schedule, weight, generator:
+                            caught["calls"].append((len(z), context, weight)) or context.sum())
+        before = {name: p.clone() for name, p in model.named_parameters()}
+        caught["before"] = before
+        for step in range(12):
+            loss_fn(model, torch.Generator().manual_seed(step))
+        return iter(())
+
+    monkeypatch.setattr(prompt_following, "train", catch)
+    monkeypatch.setattr(prompt_following, "tqdm", lambda steps, *_, **__: steps)
+    learn(name, 0, lessons, 640, 1, 4)
+    variant, calls = VARIANTS[name], caught["calls"]
+    assert {size for size, _, _ in calls} == {variant.batch} and caught["config"].steps == 640 // variant.batch
+    assert caught["config"].ema == variant.ema
+    assert (calls[0][2].std() > 0.1) == variant.weighted
+    assert all(p.requires_grad == (variant.text != "frozen") for p in caught["model"].text.parameters())
+    shipped = torch.nn.utils.parameters_to_vector(prompt_following.load_clip(DATA / "clip").text.parameters())
+    begun = torch.nn.utils.parameters_to_vector(caught["model"].text.transformer.parameters())
+    assert torch.equal(shipped, begun) == (variant.text != "random")
+    empty = caught["model"].text([""])[0]
+    silent = sum((context - empty).abs().amax((1, 2)).lt(1e-6).sum().item() for _, context, _ in calls)
+    assert abs(silent / (12 * variant.batch) - variant.dropped) < 0.05
+
+
+def test_captions_of_several_things_come_three_times_as_often(lessons, monkeypatch):
+    def share(name):
+        met = []
+        monkeypatch.setattr(prompt_following, "drop_some", lambda ids, pick, *_: met.append(pick - 1) or ids[pick])
+
+        def catch(model, loss_fn, config):
+            for step in range(20):
+                loss_fn(model, torch.Generator().manual_seed(step))
+            return iter(())
+
+        monkeypatch.setattr(prompt_following, "train", catch)
+        monkeypatch.setattr(prompt_following, "noise_loss", lambda *_: None)
+        learn(name, 0, lessons, 640, 1, 4)
+        return (lessons.named[torch.cat(met)] > 1).float().mean().item()
+
+    plain = (lessons.named > 1).float().mean().item()
+    assert share("recipe") == pytest.approx(plain, abs=0.04)
+    assert share("several things") == pytest.approx(3 * plain / (1 + 2 * plain), abs=0.04)
+
+
+def test_a_latent_goes_with_a_caption_of_its_scene(lessons, monkeypatch):
+    met = []
+    monkeypatch.setattr(prompt_following, "drop_some", lambda ids, pick, *_: met.append(pick - 1) or ids[pick])
+    monkeypatch.setattr(prompt_following, "noise_loss", lambda unet, z, *_: met.append(z))
+
+    def catch(model, loss_fn, config):
+        loss_fn(model, torch.Generator().manual_seed(0))
+        return iter(())
+
+    monkeypatch.setattr(prompt_following, "train", catch)
+    learn("recipe", 0, lessons, 640, 1, 4)
+    assert torch.equal(met[1], lessons.latents[met[0] // CAPTIONS])
+
+
+def test_the_command_does_not_train_twice(tmp_path, monkeypatch):
+    path, begun = tmp_path / "table.csv", []
+    monkeypatch.setattr(prompt_following, "train", lambda *arguments: begun.append(0) or train(*arguments))
+    options = ["--captions", "128", "--scenes", "12", "--looks", "2", "--count", "4", "--out", str(path)]
+    main(["prompt_following", "--variants", "recipe", "--seeds", "0", *options])
+    main(["prompt_following", "--variants", "recipe", "CLIP frozen", "--seeds", "0", *options])
+    rows = load_following(path)
+    assert len(begun) == 2 and {row.variant for row in rows} == {"recipe", "CLIP frozen"}
+    assert {row.captions for row in rows} == {64, 128} and all(isinstance(row, Learned) for row in rows)
+    assert {row.about for row in rows} >= {*DIFFERENCES, "drawn: all right"}
+    with pytest.raises(SystemExit):
+        main(["prompt_following", "--variants", "magic", *options])
