@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .support.checks import expect
 from .support.files import read_tensors, write_tensors
+from .support.muon import Muon
 
 LossFn = Callable[[nn.Module, torch.Generator], dict[str, Tensor]]  # scalars by name; their sum is minimised
 
@@ -27,6 +28,7 @@ class TrainConfig:
     ema: float = 0.999            # decay of the averaged weights, reached gradually
     clip: float = 1.0             # largest gradient norm
     weight_decay: float = 0.0
+    muon: bool = False            # the optimizer Muon instead of AdamW: support/muon.py
     seed: int = 0
     precision: str = "float32"    # or "bfloat16", for GPUs: products in half the bits, weights in float32
     save_every: int = 250         # steps between checkpoints
@@ -78,7 +80,7 @@ def ema_update(ema: nn.Module, model: nn.Module, decay: float, step: int) -> Non
 
 def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | None = None,
           resume: bool = False) -> Iterator[Progress]:
-    """Minimise the sum of `loss_fn(model, generator)` with AdamW; yield Progress after every step.
+    """Minimise the sum of `loss_fn(model, generator)` with AdamW or Muon; yield Progress after every step.
 
     state: checkpoint file, written every `save_every` steps and at the end; resume: continue from it. Raises
     FileNotFoundError if it is not there, and FloatingPointError at the first loss that is not finite.
@@ -86,7 +88,8 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
     device = next(model.parameters()).device
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
+    options = dict(lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
+    optimizer = Muon(model, **options) if config.muon else torch.optim.AdamW(trained, **options)
     start = load_state(state, model, ema, optimizer) if resume else 0
     total = torch.zeros((), device=device)
     model.train()

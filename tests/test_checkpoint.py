@@ -115,6 +115,15 @@ def test_the_command_prints_a_column_for_each_sampler(capsys, monkeypatch):
         main([str(CHECKPOINT), "--samplers", "eular"])
 
 
+def test_of_several_seeds_the_table_has_mean_and_spread(monkeypatch):
+    """The figures of three seeds by hand: 90, 92 and 97 % are 93 ± 3.6; what is the same for all has no spread."""
+    by_seed = {0: 0.90, 1: 0.92, 2: 0.97}
+    monkeypatch.setattr(metrics, "evaluate_autoencoder", lambda *_: {"autoencoder: PSNR, dB": 31.94})
+    monkeypatch.setattr(metrics, "evaluate", lambda *arguments: {"right": by_seed[arguments[5]]})
+    lines = metrics.table(CHECKPOINT, count=1, steps=1, seeds=(0, 1, 2), samplers=["ddim"])
+    assert lines[2:4] == ["| autoencoder: PSNR, dB | 31.9 |", "| right | 93.0 ± 3.6% |"] and "seed 0, 1, 2;" in lines[0]
+
+
 @pytest.mark.parametrize("size", [(64, 96), (96, 64)])
 def test_other_sizes(size):
     ldm = LatentDiffusion.from_pretrained(CHECKPOINT)

@@ -33,19 +33,23 @@ def test_it_learns_and_yields_every_step():
     assert seen[-1].losses["mse"] < 0.1 * seen[0].losses["mse"]
 
 
-def test_killed_and_resumed_equals_unbroken(tmp_path):
+@pytest.mark.parametrize("muon", [False, True])
+def test_killed_and_resumed_equals_unbroken(tmp_path, muon, monkeypatch):
+    monkeypatch.setattr("ldm_edu.support.muon.HIDDEN", 4)    # this problem's matrices are small
+    config = replace(CONFIG, muon=muon)
     model, loss_fn = tiny_problem()
-    *_, unbroken = train(model, loss_fn, CONFIG, tmp_path / "a.safetensors")
+    *_, unbroken = train(model, loss_fn, config, tmp_path / "a.safetensors")
     model, loss_fn = tiny_problem()
-    for progress in train(model, loss_fn, CONFIG, tmp_path / "b.safetensors"):
+    for progress in train(model, loss_fn, config, tmp_path / "b.safetensors"):
         if progress.step == 25:    # killed between two checkpoints: steps 21 to 25 are lost and done again
             break
     model, loss_fn = tiny_problem()
-    for resumed in train(model, loss_fn, CONFIG, tmp_path / "b.safetensors", resume=True):
+    for resumed in train(model, loss_fn, config, tmp_path / "b.safetensors", resume=True):
         assert resumed.step > 20
     assert resumed.losses == unbroken.losses
     a, b = read_tensors(tmp_path / "a.safetensors"), read_tensors(tmp_path / "b.safetensors")
     assert a.keys() == b.keys() and any(name.startswith("optimizer.") for name in a)
+    assert any(name.endswith(".momentum") for name in a) == muon
     for name in a:
         assert torch.equal(a[name], b[name]), name
 

@@ -281,3 +281,15 @@ def test_a_folder_of_classes_needs_no_table(tmp_path):
 def test_to_tensor_range():
     black_white = np.array([[[0, 0, 0], [255, 255, 255]]], dtype=np.uint8)
     torch.testing.assert_close(to_tensor(black_white)[:, 0, :], torch.tensor([[-1.0, 1.0]] * 3))
+
+
+def test_many_scenes_are_painted_in_several_processes_alike(monkeypatch):
+    from ldm_edu.support import parallel
+    images, maps = render("validation", 12)
+    monkeypatch.setattr(parallel, "WORTH_IT", 4)
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 2)
+    again, maps_again = render("validation", 12)
+    assert torch.equal(images, again) and torch.equal(maps, maps_again)
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", None)    # a single core: no second process is begun
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 1)
+    assert torch.equal(render("validation", 12)[0], images)

@@ -1,0 +1,52 @@
+"""Muon, an optimizer that learned our networks in a third to two thirds of the steps that AdamW needs."""
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+HIDDEN = 16    # channels on both sides, at least: what pixels, latents and pictures pass through stays with AdamW
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW, but matrices between hidden layers move along their momentum made orthogonal.
+
+    So all directions of a matrix are learned equally fast, also those in which gradients are small. Jordan et al. 2024,
+    kellerjordan.github.io/posts/muon; the step's length is that of Liu et al. 2025 (arXiv:2502.16982), for which the
+    learning rate of AdamW will do. torch.optim.Muon takes no convolutions, which are matrices (out, in × k × k) here.
+    """
+
+    def __init__(self, model: nn.Module, lr: float, momentum: float = 0.95, **options):
+        super().__init__([p for p in model.parameters() if p.requires_grad], lr, **options)
+        self.momentum = momentum
+        self.matrices = [layer.weight for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))
+                         and layer.weight.requires_grad and min(layer.weight.shape[:2]) >= HIDDEN]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        group, alike = self.param_groups[0], defaultdict(list)
+        for p in self.matrices:
+            if p.grad is not None:
+                if not self.state[p]:    # AdamW wants a step in every state that it loads
+                    self.state[p].update(step=torch.zeros(()), momentum=torch.zeros_like(p))
+                average = self.state[p]["momentum"].lerp_(p.grad, 1 - self.momentum)
+                alike[p.shape].append((p, p.grad.lerp(average, self.momentum).flatten(1)))    # Nesterov's
+                p.grad = None    # AdamW passes over it
+        for shape, moved in alike.items():
+            updates = orthogonal(torch.stack([update for _, update in moved]))
+            for (p, _), update in zip(moved, updates):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.view(shape), alpha=-group["lr"] * 0.2 * max(update.shape)**0.5)
+        super().step()
+
+
+def orthogonal(x: Tensor, steps: int = 3) -> Tensor:
+    """Matrices (N, a, b) with the same singular vectors and singular values pushed towards 1, by Newton and Schulz."""
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if turned := x.shape[1] > x.shape[2]:
+        x = x.mT
+    for _ in range(steps):    # five are usual; three cost a sixth of a step on a CPU, and serve
+        square = x @ x.mT
+        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
+    return x.mT if turned else x
