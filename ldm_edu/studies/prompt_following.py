@@ -56,13 +56,15 @@ class Variant:
     several: int = 1             # times as many captions that name two things or three
     dropped: float = 0.1         # share of empty captions
     ema: float = 0.995           # decay of the averaged weights; 0: the last weights
-    batch: int = 64              # at the same number of captions: fewer, larger steps
+    batch: int = 64              # at the same number of captions: small ones make more steps
+    muon: bool = True            # the optimizer; otherwise AdamW, at the learning rate that suits it better
 
 
 VARIANTS = {
     "recipe": Variant(), "all t alike": Variant(weighted=False), "CLIP frozen": Variant(text="frozen"),
     "no CLIP": Variant(text="random"), "several things": Variant(several=3), "never empty": Variant(dropped=0.0),
-    "often empty": Variant(dropped=0.3), "no average": Variant(ema=0.0), "small batches": Variant(batch=16)}
+    "often empty": Variant(dropped=0.3), "no average": Variant(ema=0.0), "small batches": Variant(batch=16),
+    "AdamW": Variant(muon=False)}
 
 
 class Learned(NamedTuple):
@@ -139,7 +141,7 @@ def learn(name: str, seed: int, lessons: Lessons, captions: int, looks: int, cou
         return {"loss": noise_loss(model.unet, lessons.latents[pick // CAPTIONS], context, SCHEDULE, weight, generator)}
 
     steps, rows = captions // variant.batch, []
-    config = TrainConfig(steps, lr=8e-4, ema=variant.ema, seed=seed)
+    config = TrainConfig(steps, lr=2e-3 if variant.muon else 8e-4, ema=variant.ema, seed=seed, muon=variant.muon)
     for progress in tqdm(train(model, loss_fn, config), f"{name}, seed {seed}", steps, unit="step", mininterval=5):
         if progress.step % (steps // looks) == 0:
             found = preferences(progress.ema, lessons.pairs)
@@ -158,7 +160,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Add the options of the command line."""
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--captions", type=int, default=48_000, help="that each training sees")
+    parser.add_argument("--captions", type=int, default=40_000, help="that each training sees")
     parser.add_argument("--scenes", type=int, default=30_000, help="to train on")
     parser.add_argument("--looks", type=int, default=4, help="at what it has learned")
     parser.add_argument("--count", type=int, default=96, help="pairs of captions for each difference, and prompts")

@@ -75,7 +75,7 @@ def test_each_variant_differs_in_what_it_says(name, lessons, monkeypatch):
     learn(name, 0, lessons, 640, 1, 4)
     variant, calls = VARIANTS[name], caught["calls"]
     assert {size for size, _, _ in calls} == {variant.batch} and caught["config"].steps == 640 // variant.batch
-    assert caught["config"].ema == variant.ema
+    assert (caught["config"].ema, caught["config"].muon) == (variant.ema, variant.muon)
     assert (calls[0][2].std() > 0.1) == variant.weighted
     assert all(p.requires_grad == (variant.text != "frozen") for p in caught["model"].text.parameters())
     shipped = torch.nn.utils.parameters_to_vector(prompt_following.load_clip(DATA / "clip").text.parameters())
