@@ -43,7 +43,7 @@ def stratified(count: int, T: int, generator: Generator) -> Tensor:
 
 def noise_loss(model: nn.Module, z_0: Tensor, context: Tensor, schedule: Schedule, weight: Tensor,
                generator: Generator) -> Tensor:
-    """What a step of training minimises: `latent_loss` at t of its own for each latent, weighted by weight[t]. ()
+    """What a step of training minimises: `latent_loss` of each latent at a t of its own, times weight[t], averaged: ().
 
     z_0, context: as in `latent_loss`; weight: (T,); generator: on their device.
     """

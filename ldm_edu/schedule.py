@@ -38,8 +38,7 @@ class Schedule:
 
     def snr(self, t: Tensor | int) -> Tensor:
         """Signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t), in the shape of t."""
-        t = check_timesteps(t, self.T)
-        alpha_bar = self.alpha_bar.to(t.device)[t]
+        alpha_bar = self.alpha_bar[check_timesteps(t, self.T).cpu()]
         return alpha_bar / (1 - alpha_bar)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor | int) -> Tensor:

@@ -58,11 +58,6 @@ def pick_batch(count: int, batch: int, generator: torch.Generator) -> Tensor:
     return torch.randint(count, (batch,), generator=generator, device=generator.device)
 
 
-def step_of(generator: torch.Generator) -> int:
-    """Find the number of the step, from 0 on, that `train` made this generator for."""
-    return generator.initial_seed() % 2**32
-
-
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Linear warm-up, then constant, then linear to zero; step counts from 0."""
     up = min(1.0, (step + 1) / max(1, config.warmup))
@@ -99,19 +94,18 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             losses = loss_fn(model, generator)
-        loss = sum(losses.values())
-        loss.backward()
+        (loss := sum(losses.values())).backward()
         done = step + 1
-        saving = state and (done % config.save_every == 0 or done == config.steps)
+        due = done % config.save_every == 0 or done == config.steps
         total = total + loss.detach()    # once NaN it stays so: a GPU, which must wait to read it, looks seldom
-        if (device.type == "cpu" or saving or done == config.steps) and not torch.isfinite(total):
+        if (due or device.type == "cpu") and not torch.isfinite(total):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; last good checkpoint: "
                                      f"{state if state and Path(state).exists() else 'none'}")
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
         lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         optimizer.step()
         ema_update(ema, model, config.ema, step)
-        if saving:
+        if state and due:
             save_state(Path(state), done, model, ema, optimizer)
         yield Progress(done, {name: value.detach() for name, value in losses.items()}, lr, ema)
 
@@ -136,8 +130,7 @@ def load_state(path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.op
         i, name = key.split(".", 1)
         like = parameters[int(i)]
         # Fused AdamW reads weights and moments from end to end: both must lie alike, for example channels last.
-        value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
-        slots.setdefault(int(i), {})[name] = value
+        slots.setdefault(int(i), {})[name] = torch.empty_like(like if value.shape == like.shape else value).copy_(value)
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(tensors["step"])
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Generator, nn
 
 from ..training import LossFn, TrainConfig
 
@@ -20,6 +20,11 @@ class Profile:
     batch: int              # scenes a step
     scenes: int             # painted once, before the first step
     minutes: float = 1.0    # that it took where it was measured; only the time left is reckoned from them
+
+
+def step_of(generator: Generator) -> int:
+    """Find the number of the step, from 0 on, that `train` made this generator for."""
+    return generator.initial_seed() % 2**32
 
 
 def _profile(steps: int, lr: float, batch: int, scenes: int, minutes: float, **more) -> Profile:

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 from ..autoencoder import TINY, Autoencoder
 from ..perceptual import LPIPS, PatchDiscriminator, adaptive_weight, adversarial_loss, hinge_loss
 from ..tiny_worlds.datasets import render, to_float
-from ..training import LossFn, pick_batch, step_of
+from ..training import LossFn, pick_batch
 from ..weights import save_module
-from .profiles import Profile, Recipe
+from .profiles import Profile, Recipe, step_of
 
 
 @dataclass(frozen=True)

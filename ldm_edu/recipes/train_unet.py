@@ -19,10 +19,10 @@ from ..tiny_worlds.datasets import render, seeds_of, to_float
 from ..tiny_worlds.scenes import make_scene
 from ..tiny_worlds.things import CLASSES
 from ..tokenizer import load_tokenizer, tokenize
-from ..training import pick_batch, step_of
+from ..training import pick_batch
 from ..weights import load_autoencoder
 from .clip_folder import load_clip
-from .profiles import Profile, Recipe
+from .profiles import Profile, Recipe, step_of
 from .train_autoencoder import encode_all
 
 CONDITIONS = (*["text"] * 8, "image", "map")    # one of these a step; text most often, it is hardest

@@ -116,7 +116,7 @@ def preferences(model: SecondStage, pairs: dict[str, tuple[Tensor, Tensor, Tenso
     return found
 
 
-def drawn(model: SecondStage, count: int) -> dict[str, float]:
+def draw_and_read(model: SecondStage, count: int) -> dict[str, float]:
     """What the oracle finds of each attribute in pictures of `count` validation prompts, 12 steps, and "all right"."""
     ldm = LatentDiffusion(model.unet, load_autoencoder(DATA / "tiny-worlds/vae").eval(), model.text, SCHEDULE)
     captions = captions_of("validation", count)
@@ -124,7 +124,7 @@ def drawn(model: SecondStage, count: int) -> dict[str, float]:
     return {"all right": result.all_right} | {name: found / stated for name, (found, stated) in result.by_name.items()}
 
 
-def learn(name: str, seed: int, lessons: Lessons, captions: int, looks: int, count: int) -> list[Learned]:
+def train_variant(name: str, seed: int, lessons: Lessons, captions: int, looks: int, count: int) -> list[Learned]:
     """Train one variant and ask it `looks` times; in the end let it draw `count` pictures."""
     variant = VARIANTS[name]
     torch.manual_seed(seed)
@@ -146,7 +146,7 @@ def learn(name: str, seed: int, lessons: Lessons, captions: int, looks: int, cou
         if progress.step % (steps // looks) == 0:
             found = preferences(progress.ema, lessons.pairs)
             if progress.step == steps // looks * looks:
-                found |= {f"drawn: {key}": share for key, share in drawn(progress.ema, count).items()}
+                found |= {f"drawn: {key}": share for key, share in draw_and_read(progress.ema, count).items()}
             rows += [Learned(name, seed, progress.step * variant.batch, *each) for each in found.items()]
     return rows
 
@@ -176,7 +176,7 @@ def run(args: Namespace) -> None:
             known = load_following(args.out) if args.out.exists() else []
             if any((row.variant, row.seed) == (name, seed) for row in known):
                 continue
-            rows = learn(name, seed, lessons, args.captions, args.looks, args.count)
+            rows = train_variant(name, seed, lessons, args.captions, args.looks, args.count)
             known = load_following(args.out) if args.out.exists() else []    # another process may have added to it
             write_table(args.out, known + rows)
             for row in rows[-len(DIFFERENCES) - 9:]:

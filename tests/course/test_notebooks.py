@@ -21,7 +21,7 @@ NOT_SHOWN = {
         save_tokenizer read_config save_module save_folder load_lora save_lora remove_lora save_state load_state
         load_ema""",
     "they repeat the habits of diffusers' schedulers": "sampler_levels",
-    "their names say what their one or two lines do": "Progress pick_batch step_of last_x",
+    "their names say what their one or two lines do": "Progress pick_batch last_x",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -15,9 +15,9 @@ from ldm_edu.studies.prompt_following import (
     Learned,
     Lessons,
     captions_with_counts,
-    learn,
     load_following,
     preferences,
+    train_variant,
 )
 from ldm_edu.studies.retrieval import DIFFERENCES
 from ldm_edu.tiny_worlds.scenes import KINDS
@@ -72,7 +72,7 @@ def test_each_variant_differs_in_what_it_says(name, lessons, monkeypatch):
 
     monkeypatch.setattr(prompt_following, "train", catch)
     monkeypatch.setattr(prompt_following, "tqdm", lambda steps, *_, **__: steps)
-    learn(name, 0, lessons, 640, 1, 4)
+    train_variant(name, 0, lessons, 640, 1, 4)
     variant, calls = VARIANTS[name], caught["calls"]
     assert {size for size, _, _ in calls} == {variant.batch} and caught["config"].steps == 640 // variant.batch
     assert (caught["config"].ema, caught["config"].muon) == (variant.ema, variant.muon)
@@ -98,7 +98,7 @@ def test_captions_of_several_things_come_three_times_as_often(lessons, monkeypat
 
         monkeypatch.setattr(prompt_following, "train", catch)
         monkeypatch.setattr(prompt_following, "noise_loss", lambda *_: None)
-        learn(name, 0, lessons, 640, 1, 4)
+        train_variant(name, 0, lessons, 640, 1, 4)
         return (lessons.named[torch.cat(met)] > 1).float().mean().item()
 
     plain = (lessons.named > 1).float().mean().item()
@@ -116,7 +116,7 @@ def test_a_latent_goes_with_a_caption_of_its_scene(lessons, monkeypatch):
         return iter(())
 
     monkeypatch.setattr(prompt_following, "train", catch)
-    learn("recipe", 0, lessons, 640, 1, 4)
+    train_variant("recipe", 0, lessons, 640, 1, 4)
     assert torch.equal(met[1], lessons.latents[met[0] // CAPTIONS])
 
 
