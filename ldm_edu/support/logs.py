@@ -16,8 +16,8 @@ def logged(steps: Iterator, log: Path, name: str, total: int,
            left_after: Callable[[float], str] = "".format) -> Iterator:
     """Pass on what `train` yields, with a progress bar and one row per step in the CSV file `log`.
 
-    Rows are written ten at a time, because reading a loss makes a GPU wait. After a crash, rows of steps that are now
-    repeated are replaced. left_after: makes of the seconds that are left what the bar says behind the losses.
+    From a GPU ten rows are written at a time, because it waits while a loss is read. After a crash, rows of steps that
+    are now repeated are replaced. left_after: makes of the seconds that are left what the bar says behind the losses.
     """
     bar, waiting = None, []
     with ExitStack() as stack:
@@ -27,11 +27,12 @@ def logged(steps: Iterator, log: Path, name: str, total: int,
                 with replacing(log) as part, open(part, "w", newline="", encoding="utf-8") as file:
                     csv.writer(file).writerows([names, *([row[name] for name in names] for row in kept)])
                 file = stack.enter_context(open(log, "a", newline="", encoding="utf-8", buffering=1))    # by lines
-                stack.callback(_write_rows, csv.DictWriter(file, names), waiting)    # those left, also after Ctrl-C
-                bar = stack.enter_context(tqdm(total=total, initial=progress.step - 1, desc=name, unit="step"))
                 rows = csv.DictWriter(file, names)
+                stack.callback(_write_rows, rows, waiting)    # those left, also after Ctrl-C
+                bar = stack.enter_context(tqdm(total=total, initial=progress.step - 1, desc=name, unit="step"))
             waiting.append(progress)
-            if progress.step % 10 == 0 or progress.step == total:
+            on_cpu = all(value.device.type == "cpu" for value in progress.parts.values())
+            if on_cpu or progress.step % 10 == 0 or progress.step == total:
                 losses = ", ".join(f"{part} {value:.3g}" for part, value in progress.losses.items())
                 left = (total - progress.step) / (bar.format_dict["rate"] or math.inf)
                 bar.set_postfix_str(losses + left_after(left), refresh=False)

@@ -73,9 +73,11 @@ def test_a_loss_that_is_not_finite_is_a_sentence(capsys):
     assert capsys.readouterr().err == "loss is nan at step 3; last good checkpoint: none\n"
 
 
-def rows_of(steps, log):
+def rows_of(steps, log, device="cpu"):
     """The generator, and its log after each step: what a killed run leaves."""
-    for progress in logged((SimpleNamespace(step=s, losses={"mse": s / 8}, lr=1e-3) for s in steps), log, "x", 9):
+    part = SimpleNamespace(device=torch.device(device))
+    run = (SimpleNamespace(step=s, parts={"mse": part}, losses={"mse": s / 8}, lr=1e-3) for s in steps)
+    for progress in logged(run, log, "x", 29):
         yield progress.step, log.read_text().splitlines()
 
 
@@ -87,6 +89,16 @@ def test_a_killed_run_has_logged_every_step_and_a_resumed_one_replaces_what_it_r
     resumed = rows_of(range(4, 7), log)
     assert next(resumed) == (4, ["step,lr,mse", *(f"{s},0.001,{s / 8:g}" for s in range(1, 5))])
     assert len([*resumed][-1][1]) == 7
+
+
+def test_losses_on_a_gpu_are_read_ten_at_a_time_and_all_of_them_in_the_end(tmp_path):
+    """Also those that are left when a run is stopped."""
+    log = tmp_path / "log.csv"
+    assert [len(rows) for _, rows in rows_of(range(1, 30), log, "cuda")] == [*[1] * 9, *[11] * 10, *[21] * 9, 30]
+    for step, _ in (run := rows_of(range(30, 36), log, "cuda")):
+        if step == 34:
+            run.close()
+    assert [row.split(",")[0] for row in log.read_text().split()] == ["step", *map(str, range(1, 35))]
 
 
 def test_a_folder_is_let_go_after_an_error(tmp_path):
