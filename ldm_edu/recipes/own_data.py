@@ -24,7 +24,7 @@ from ..tokenizer import build_tokenizer, tokenize
 from ..training import TrainConfig, pick_batch
 from ..weights import load_autoencoder, load_unet
 from .runner import fit, same_run
-from .train_autoencoder import SHIPPED, FirstStage, autoencoder_loss, encode_all, set_scale
+from .train_autoencoder import SHIPPED, FirstStage, encode_all, set_scale
 from .train_unet import drop_some
 
 
@@ -63,9 +63,12 @@ def train_own(dataset: Sequence[Example], out: Path, size: int = 64, steps: int 
         if not cold:
             net.load_state_dict(load_unet(DATA / "tiny-worlds/unet").state_dict())
 
+        def first_loss(stage: FirstStage, generator: Generator) -> dict[str, Tensor]:
+            return stage(to_float(images[pick_batch(len(images), batch, generator)]), generator)
+
         plan = TrainConfig(first_steps, lr=5e-4, save_every=100)
         stage = FirstStage(first, LPIPS.tiny(), SHIPPED).to(device)
-        first = fit(stage, autoencoder_loss(images, batch), plan, folder / "autoencoder").autoencoder
+        first = fit(stage, first_loss, plan, folder / "autoencoder").autoencoder
         set_scale(first, images)
 
         learner = nn.ModuleDict({"unet": net, "text": text}).to(device)

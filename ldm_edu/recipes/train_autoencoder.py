@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
@@ -12,7 +13,8 @@ from tqdm.auto import tqdm
 from ..autoencoder import TINY, Autoencoder
 from ..perceptual import LPIPS, PatchDiscriminator, adaptive_weight, adversarial_loss, hinge_loss
 from ..tiny_worlds.datasets import render, to_float
-from ..training import LossFn, pick_batch
+from ..tiny_worlds.things import CLASSES
+from ..training import pick_batch
 from ..weights import save_module
 from .profiles import Profile, Recipe, step_of
 
@@ -45,14 +47,17 @@ class FirstStage(nn.Module):
         self.lpips = lpips if weights.perceptual else None
         self.discriminator = PatchDiscriminator() if weights.adversarial else None
 
-    def forward(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Compute the parts of the loss, to be summed, on images x (B, 3, H, W)."""
-        w = self.weights
+    def forward(self, x: Tensor, generator: Generator, pixel_weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute the parts of the loss, to be summed, on images x (B, 3, H, W).
+
+        pixel_weight: (B, 1, H, W), how much each pixel counts in l1 and l2; by default all count the same.
+        """
+        w, pixel_weight = self.weights, torch.ones_like(x) if pixel_weight is None else pixel_weight.expand_as(x)
         mean, logvar = self.autoencoder.encode(x)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         decoded = self.autoencoder.decode(mean + (0.5 * logvar).exp() * noise)
-        error = decoded - x
-        parts = {"l1": w.l1 * error.abs().mean(), "l2": w.l2 * error.square().mean()}
+        error, share = decoded - x, pixel_weight / pixel_weight.mean()
+        parts = {"l1": w.l1 * (share * error.abs()).mean(), "l2": w.l2 * (share * error.square()).mean()}
         if w.perceptual:
             parts["perceptual"] = w.perceptual * self.lpips(decoded, x).mean()
         if w.adversarial:
@@ -70,6 +75,14 @@ class FirstStage(nn.Module):
         return parts | {"adversarial": self.weights.adversarial * listen * fooled}
 
 
+def pixel_weights(maps: Tensor) -> Tensor:
+    """Weigh pixels: 1 for background, up to 25 for small things. Classes (B, H, W) -> (B, 1, H, W)."""
+    share = F.one_hot(maps.long(), len(CLASSES)).float().mean((1, 2))                     # (B, classes)
+    weight = (0.3 / share).clamp(max=24)    # all pixels of a kind together count as 0.3 pictures, however few they are
+    weight[:, :CLASSES.index("sun or moon") + 1] = 0
+    return 1 + weight.gather(1, maps.long().flatten(1)).view_as(maps).unsqueeze(1)
+
+
 @torch.no_grad()
 def encode_all(images: Tensor, autoencoder: Autoencoder) -> Tensor:
     """Encode uint8 images (N, 3, H, W) as scaled latents (N, 4, h, w), a hundred at a time."""
@@ -83,19 +96,17 @@ def set_scale(autoencoder: Autoencoder, images: Tensor) -> None:
     autoencoder.config = replace(autoencoder.config, scale=autoencoder.config.scale / std)
 
 
-def autoencoder_loss(images: Tensor, batch: int) -> LossFn:
-    """Make the loss on random batches of uint8 images (N, 3, H, W)."""
-    return lambda model, generator: model(to_float(images[pick_batch(len(images), batch, generator)]), generator)
-
-
 def autoencoder_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train the autoencoder with the full loss, LPIPS over `root`'s feature net."""
-    images = render("train", profile.scenes)[0].to(device)
+    images, maps = (part.to(device) for part in render("train", profile.scenes))
+
+    def loss_fn(model: FirstStage, generator: Generator) -> dict[str, Tensor]:
+        pick = pick_batch(len(images), profile.batch, generator)
+        return model(to_float(images[pick]), generator, pixel_weights(maps[pick]))
 
     def save(model: FirstStage) -> Path:
         set_scale(model.autoencoder, images)
         save_module(model.autoencoder, folder := root / "tiny-worlds/vae", dtype=torch.float16)
         return folder
 
-    stage = FirstStage(Autoencoder(TINY), LPIPS.tiny(root / "features/model.safetensors"), SHIPPED)
-    return stage, autoencoder_loss(images, profile.batch), save
+    return FirstStage(Autoencoder(TINY), LPIPS.tiny(root / "features/model.safetensors"), SHIPPED), loss_fn, save

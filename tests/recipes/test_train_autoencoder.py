@@ -7,7 +7,7 @@ import torch
 
 from ldm_edu.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_edu.perceptual import LPIPS, FeatureNet, unit_features
-from ldm_edu.recipes.train_autoencoder import FirstStage, LossWeights
+from ldm_edu.recipes.train_autoencoder import FirstStage, LossWeights, pixel_weights
 from ldm_edu.recipes.train_features import FeatureTeacher, colours_of
 from ldm_edu.support.files import save_weights
 from ldm_edu.tiny_worlds.datasets import render, to_float
@@ -45,13 +45,16 @@ def first_stage(**weights):
 def test_losses_by_hand():
     model = first_stage(l1=3, l2=5, perceptual=7, kl=11).eval()
     x, _ = pair(16)
-    parts = model(x, torch.Generator().manual_seed(1))
+    pixel_weight = torch.ones(2, 1, 16, 16)
+    pixel_weight[:, :, :4] = 4
+    parts = model(x, torch.Generator().manual_seed(1), pixel_weight)
     mean, logvar = model.autoencoder.encode(x)
     z = torch.distributions.Normal(mean, logvar.exp().sqrt())
     decoded = model.autoencoder.decode(
         mean + z.stddev * torch.randn(mean.shape, generator=torch.Generator().manual_seed(1)))
+    w = pixel_weight.expand_as(x) / pixel_weight.mean()
     prior = torch.distributions.Normal(0, 1)
-    expected = {"l1": 3 * (decoded - x).abs().mean(), "l2": 5 * ((decoded - x)**2).mean(),
+    expected = {"l1": 3 * (w * (decoded - x).abs()).mean(), "l2": 5 * (w * (decoded - x)**2).mean(),
                 "perceptual": 7 * model.lpips(decoded, x).mean(),
                 "kl": 11 * torch.distributions.kl_divergence(z, prior).mean()}
     assert parts.keys() == expected.keys()
@@ -128,6 +131,16 @@ def test_nan_stops_and_keeps_the_checkpoint(tmp_path):
             pass
     *_, last = train(first_stage(), lambda m, g: m(x, g), TrainConfig(5, save_every=4), state, resume=True)
     assert last.step == 5
+
+
+def test_pixel_weights_count_things_more_and_small_ones_most():
+    maps = torch.tensor([[[0, 1], [2, 3]]], dtype=torch.uint8)
+    assert torch.equal(pixel_weights(maps), torch.tensor([[[[1.0, 1.0], [1.0, 2.2]]]]))     # 0.3 of a quarter
+    small = torch.zeros(2, 10, 10, dtype=torch.uint8)
+    small[0, :5, 0], small[0, 5:, 9], small[1, 0, 0] = 3, 5, 3
+    found = pixel_weights(small)
+    assert found.shape == (2, 1, 10, 10) and found[0, 0, 0, 0] == found[0, 0, 9, 9] == 7    # 0.3 of a twentieth each
+    assert found[1, 0, 0, 0] == 25 and found[1].sum() == 25 + 99 and found[0].sum() == 70 + 90
 
 
 def test_feature_teacher_shapes():
