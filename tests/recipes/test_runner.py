@@ -148,13 +148,13 @@ def test_another_autoencoder_is_not_resumed_with(trained, tmp_path):
 
 
 def test_a_full_disk_is_one_sentence_and_the_last_state_stays(trained, tmp_path, monkeypatch, capsys):
-    """The log cannot be written; the state of the step before is whole, and the run ends as an unbroken one."""
+    """The log cannot be written at the last step; the state is whole, and the run ends as an unbroken one."""
     monkeypatch.setitem(PROFILES, "cpu", ALL)
     written = []
 
     def full(rows, waiting, write=logs._write_rows):
         written.append(len(waiting))
-        if len(written) == 1:
+        if len(written) == 3:
             raise OSError(28, "No space left on device")
         write(rows, waiting)
 
