@@ -1,4 +1,4 @@
-"""Muon, an optimizer that learned our networks in a third to two thirds of the steps that AdamW needs."""
+"""Muon, an optimizer that needed fewer steps than AdamW in our trials; `studies prompt_following` compares them."""
 from __future__ import annotations
 
 from collections import defaultdict
