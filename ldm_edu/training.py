@@ -78,7 +78,7 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
     """Minimise the sum of `loss_fn(model, generator)` with AdamW or Muon; yield Progress after every step.
 
     state: checkpoint file, written every `save_every` steps and at the end; resume: continue from it. Raises
-    FileNotFoundError if it is not there, and FloatingPointError at the first loss that is not finite.
+    FileNotFoundError if it is not there, and FloatingPointError for a loss or a gradient that is not finite.
     """
     device = next(model.parameters()).device
     ema = copy.deepcopy(model).requires_grad_(False).eval()
@@ -97,11 +97,11 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
         (loss := sum(losses.values())).backward()
         done = step + 1
         due = done % config.save_every == 0 or done == config.steps
-        total = total + loss.detach()    # once NaN it stays so: a GPU, which must wait to read it, looks seldom
+        norm = torch.nn.utils.clip_grad_norm_(trained, config.clip)
+        total = total + loss.detach() + norm    # once NaN it stays so: a GPU, which waits to read it, looks seldom
         if (due or device.type == "cpu") and not torch.isfinite(total):
-            raise FloatingPointError(f"loss is {loss.item()} at step {step}; last good checkpoint: "
-                                     f"{state if state and Path(state).exists() else 'none'}")
-        torch.nn.utils.clip_grad_norm_(trained, config.clip)
+            raise FloatingPointError(f"loss is {loss.item()}, its gradient's norm {norm.item()} at step {step}; last "
+                                     f"good checkpoint: {state if state and Path(state).exists() else 'none'}")
         lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         optimizer.step()
         ema_update(ema, model, config.ema, step)

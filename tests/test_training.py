@@ -77,6 +77,21 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):
     assert int(read_tensors(path)["step"]) == 10
 
 
+def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path):
+    """The loss itself is finite, and the step is one that saves."""
+    model, loss_fn = tiny_problem()
+    path = tmp_path / "state.safetensors"
+
+    def breaks(model, generator):
+        bad = (model[0].weight.flatten()[0] * 0).sqrt() if generator.initial_seed() == 19 else 0.0    # 0, slope NaN
+        return {"mse": loss_fn(model, generator)["mse"] + bad}
+
+    with pytest.raises(FloatingPointError, match=r"norm nan at step 19; last good checkpoint: .*state\.safetensors"):
+        list(train(model, breaks, CONFIG, path))
+    tensors = read_tensors(path)
+    assert int(tensors["step"]) == 10 and all(value.isfinite().all() for value in tensors.values())
+
+
 def test_nothing_to_resume_from(tmp_path):
     model, loss_fn = tiny_problem()
     with pytest.raises(FileNotFoundError, match="state.safetensors"):

@@ -80,6 +80,9 @@ def run(name: str, profile: Profile, root: Path, resume: bool = False,
     settings = asdict(profile.train) | {"batch": profile.batch, "scenes": profile.scenes}
     with locked(folder):
         same_run(folder, resume, settings | {path.parent.name: sha256(path) for path in before})
+        made = read_json(folder / "run.json").get("files", {})
+        if made and all((root / path).exists() and sha256(root / path) == digest for path, digest in made.items()):
+            return    # finished
         torch.manual_seed(profile.train.seed)
         model, loss_fn, save = RECIPES[name](profile, root, device := pick_device())
         trained = fit(model.to(device), loss_fn, profile.train, folder, left_after)
@@ -91,7 +94,7 @@ def run(name: str, profile: Profile, root: Path, resume: bool = False,
 
 
 def run_all(profiles: dict[str, Profile], root: Path, resume: bool = False) -> None:
-    """Train every stage that is not finished, in order, then write the tables of a model card to `root`/training.
+    """Train every stage in order, except finished ones, then write the tables of a model card to `root`/training.
 
     resume: go on with what is there. Raises as `run`.
     """
@@ -99,8 +102,7 @@ def run_all(profiles: dict[str, Profile], root: Path, resume: bool = False) -> N
     for k, (name, profile) in enumerate(profiles.items()):
         later = sum(each.minutes for each in [*profiles.values()][k + 1:]) * (spent / planned if planned else 1)
         note = root / "training" / name / "run.json"
-        if not (resume and note.exists() and "files" in read_json(note)):
-            run(name, profile, root, resume, partial(_hours_left, later))
+        run(name, profile, root, resume, partial(_hours_left, later))
         planned, spent = planned + profile.minutes, spent + read_json(note)["seconds"] / 60
     write_summary(root, list(profiles))
 

@@ -179,5 +179,5 @@ def run(args: Namespace) -> None:
             rows = train_variant(name, seed, lessons, args.captions, args.looks, args.count)
             known = load_following(args.out) if args.out.exists() else []    # another process may have added to it
             write_table(args.out, known + rows)
-            for row in rows[-len(DIFFERENCES) - 9:]:
+            for row in rows[-len(DIFFERENCES) - 10:]:
                 print_row(row)

@@ -139,6 +139,24 @@ def test_a_run_that_is_there_is_not_replaced_and_other_settings_are_not_resumed(
     assert not differing(before, weights(tmp_path))
 
 
+def test_what_is_finished_is_not_trained_again_nor_taken_for_another_plan(trained, tmp_path, monkeypatch):
+    """A stage that is finished under other settings, or from another autoencoder, is named, not passed over."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(summary, "table", lambda *_, **__: [])
+    monkeypatch.setattr(runner, "train", None)
+    before = weights(tmp_path)
+    run_all(ALL, tmp_path, resume=True)
+    with pytest.raises(ValueError, match="--resume: got other settings .*oracle.*, expected batch 2"):
+        run_all(ALL | {"oracle": replace(SMALL, batch=3)}, tmp_path, resume=True)
+    note = tmp_path / "training/ldm/run.json"
+    run_of_another = json.loads(note.read_text())
+    run_of_another["settings"]["vae"] = "0" * 64
+    note.write_text(json.dumps(run_of_another))
+    with pytest.raises(ValueError, match="--resume: got other settings .*ldm.*, expected vae '0000"):
+        run_all(ALL, tmp_path, resume=True)
+    assert not differing(before, weights(tmp_path))
+
+
 def test_another_autoencoder_is_not_resumed_with(trained, tmp_path):
     for name in ("clip", "tiny-worlds", "training/ldm"):
         shutil.copytree(trained / name, tmp_path / name)
