@@ -129,32 +129,36 @@ def animate(images: Iterable[Tensor], scale: int = 3, milliseconds: int = 150) -
     return InlineImage(buffer.getvalue(), format="gif")
 
 
-def series_map() -> Figure:
-    """Draw the whole series: what happens to a prompt and a picture, each part with its chapter."""
-    figure, axis = plt.subplots(figsize=(10.5, 4.6), dpi=80, layout="constrained")
-    axis.set(xlim=(0, 100), ylim=(0, 46))
+def series_map(chapter: str = "") -> Figure:
+    """Draw how the whole system is trained and how it samples. chapter: "03" lights up what chapter 03 builds."""
+    figure, axis = plt.subplots(figsize=(10.5, 4.2), dpi=80, layout="constrained")
+    axis.set(xlim=(-1, 105), ylim=(0, 44))
     axis.axis("off")
-    boxes = [
-        (1, 16, 13, 10, "pixels\n3 × 64 × 64\n01 · 02", SKY_BLUE),
-        (22, 16, 13, 10, "autoencoder\nencode\n03", GREEN),
-        (44, 14, 20, 14, "U-Net predicts the noise\ncross-attention: pixels\nlook at words\n02 · 05 · 06", VERMILION),
-        (72, 16, 12, 10, "autoencoder\ndecode\n03", GREEN),
-        (90, 16, 9, 10, "picture\n07 · 08", SKY_BLUE),
-        (22, 36, 18, 8, "“a red boat at night”\n04", ORANGE),
-        (46, 36, 16, 8, "text encoder τ\n04", ORANGE),
-        (70, 36, 22, 8, "an image or a semantic map,\neach with its own τ   06 · 08", ORANGE),
-        (22, 1, 18, 8, "forward: add noise\n01", BLUE),
-        (46, 1, 16, 8, "reverse: sampler\n02 · 07", BLUE),
-        (72, 1, 27, 8, "09 · the same code, Stable Diffusion\n10 · every claim measured", PINK)]
-    arrows = [(15, 21, 21, 21), (63, 8, 74, 15), (85, 21, 89, 21), (41, 40, 45, 40), (54, 35, 54, 29),
-              (69, 38, 62, 29), (41, 5, 45, 5), (31, 15, 31, 10), (51, 10, 51, 13), (58, 13, 58, 10)]
-    for x, y, w, h, text, colour in boxes:
-        axis.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0.4", fc=colour + "40", ec=colour, lw=1.8))
-        axis.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=9)
-    for *start, x, y in arrows:
-        axis.add_patch(FancyArrowPatch(start, (x, y), arrowstyle="-|>", mutation_scale=13, color="#444444"))
-    for x, y, text, align in ((72.5, 11, "latent", "left"), (29.5, 12, "latent, 4 × 8 × 8", "right"),
-                              (54.5, 11, "30 ×", "center")):
-        axis.text(x, y, text, fontsize=8, ha=align)
-    figure.suptitle("From pixels to pixels: each part and the chapter that builds it", fontsize=11)
+    training, sampling = "#444444", BLUE
+    boxes = [    # left, bottom, width, height, text, chapters, colour
+        (0, 20, 12, 8, "picture", "01", SKY_BLUE), (18, 20, 13, 8, "autoencoder,\nencoder", "03", GREEN),
+        (37, 20, 13, 8, "add noise ε", "01", BLUE), (84, 20, 20, 8, "loss: how far is\nthis from ε?", "02 06", PINK),
+        (0, 2, 12, 8, "pure noise", "01", SKY_BLUE), (37, 2, 15, 8, "sampler: remove\na little noise", "02 07", BLUE),
+        (67, 2, 13, 8, "autoencoder,\ndecoder", "03", GREEN), (90, 2, 14, 8, "new picture", "07 08", SKY_BLUE),
+        (57, 18, 21, 12, "U-Net: predicts ε;\ncross-attention reads\nthe condition", "02 05 06", VERMILION),
+        (18, 36, 24, 7, "condition: words,\na picture or a map", "06 08", YELLOW),
+        (57, 36, 21, 7, "encoder τ", "04 06", ORANGE), (84, 36, 20, 7, "Stable Diffusion · claims", "09 10", PINK)]
+    arrows = [    # from, to, path
+        (12, 24, 18, 24, training), (31, 24, 37, 24, training), (50, 24, 57, 24, training), (78, 24, 84, 24, training),
+        (12, 6, 37, 6, sampling), (46, 10, 58, 18, sampling), (67, 18, 52, 8.5, sampling), (52, 5, 67, 5, sampling),
+        (80, 6, 90, 6, sampling), (42, 39.5, 57, 39.5, training), (67.5, 36, 67.5, 30, training)]
+    for x, y, w, h, text, chapters, colour in boxes:
+        lit = not chapter or chapter in chapters.split()
+        axis.add_patch(FancyBboxPatch((x + 0.4, y + 0.4), w - 0.8, h - 0.8, boxstyle="round,pad=0.4", lw=1.8,
+                                      fc=colour + ("50" if lit else "08"), ec=colour if lit else "#C8C8C8"))
+        axis.text(x + w / 2, y + h / 2, f"{text}\n{chapters.replace(' ', ' · ')}", ha="center", va="center",
+                  fontsize=9, color="black" if lit else "#707070")
+    for *start, x, y, colour in arrows:
+        axis.add_patch(FancyArrowPatch(start, (x, y), arrowstyle="-|>", mutation_scale=13, color=colour, lw=1.5,
+                                       ls="--" if colour == sampling else "-", shrinkA=2, shrinkB=2))
+    for x, y, text, colour in ((0, 31, "training", training), (0, 13, "sampling", sampling)):
+        axis.text(x, y, text, fontsize=11, weight="bold", color=colour)
+    for x, y, text in ((34, 25, "latent"), (53.5, 25, "noisy"), (49, 14.5, "noisy"), (63, 12.5, "ε"),
+                       (59.5, 2.5, "clean")):
+        axis.text(x, y, text, fontsize=8, ha="center", color="#444444")
     return figure

@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 from ldm_edu import DATA
@@ -121,6 +122,13 @@ def test_series_map_names_every_chapter():
     text = " ".join(t.get_text() for t in viz.series_map().axes[0].texts)
     for chapter in range(1, 11):
         assert f"{chapter:02d}" in text
+
+
+def test_series_map_lights_up_one_chapter():
+    def edges(figure):
+        return [patch.get_edgecolor() for patch in figure.axes[0].patches if isinstance(patch, FancyBboxPatch)]
+    everything, third = edges(viz.series_map()), edges(viz.series_map("03"))
+    assert sum(a == b for a, b in zip(everything, third)) == 2, "encoder and decoder"
 
 
 def test_a_picture_table_has_named_rows_and_titled_columns():
