@@ -16,7 +16,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 help:
 	@echo "make lab      open JupyterLab on the first chapter"
 	@echo "make tour     run the first chapter without a browser, leave it and its first picture in out/"
-	@echo "make train    train everything from random weights, to out/train (PROFILE=gpu, TRAIN=--resume)"
+	@echo "make train    train everything from random weights, to OUT=out/train (PROFILE=gpu, TRAIN=--resume)"
 	@echo "make test     run every test and every notebook"
 	@echo "make test-slow  run what is slow and rarely breaks, such as the full size of Stable Diffusion v1 (8 GB of memory)"
 	@echo "make test-gpu   compare a GPU's pictures with the CPU's, train, run chapters, and time it beside diffusers"
@@ -33,13 +33,14 @@ lab: $(INSTALLED)
 tour: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.course.refresh --out out notebooks/00_tour.ipynb
 
-# Every network from random weights, the model card's tables, the pictures of the README. TRAIN=--resume goes on with a
+# Every network from random weights, the model card's tables, the pictures of the README. TRAIN=--resume continues a
 # killed run.
 PROFILE ?= cpu
+OUT ?= out/train
 train: $(INSTALLED)
-	$(VENV)/bin/python -m ldm_edu.recipes all --profile $(PROFILE) $(TRAIN)
-	$(VENV)/bin/python -m ldm_edu.course.readme_figures out/train/tiny-worlds --out out/train/samples
-	@cat out/train/training/summary.md
+	$(VENV)/bin/python -m ldm_edu.recipes all --profile $(PROFILE) --out $(OUT) $(TRAIN)
+	$(VENV)/bin/python -m ldm_edu.course.readme_figures $(OUT)/tiny-worlds --out $(OUT)/samples
+	@cat $(OUT)/training/summary.md
 
 # Two workers with one thread each; a file stays with one worker, the long ones, the notebooks, first.
 test: export OMP_NUM_THREADS = 1
@@ -52,7 +53,7 @@ test-browser: $(INSTALLED)
 	$(VENV)/bin/python -m pip install -q 'playwright>=1.45'
 	$(VENV)/bin/pytest -q tests/course/browser.py
 
-# At the full size of Stable Diffusion v1, with random weights; the card on more prompts; more faults for the doctor; VGG.
+# At the full size of Stable Diffusion v1, with random weights; the card on more prompts; more faults for the doctor.
 # Figures stand under PASSES.
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest --slow -m slow -rP tests

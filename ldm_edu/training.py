@@ -100,7 +100,7 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
         norm = torch.nn.utils.clip_grad_norm_(trained, config.clip)
         total = total + loss.detach() + norm    # once NaN it stays so: a GPU, which waits to read it, looks seldom
         if (due or device.type == "cpu") and not torch.isfinite(total):
-            raise FloatingPointError(f"loss is {loss.item()}, its gradient's norm {norm.item()} at step {step}; last "
+            raise FloatingPointError(f"loss is {loss.item()}, its gradient's norm {norm.item()} by step {step}; last "
                                      f"good checkpoint: {state if state and Path(state).exists() else 'none'}")
         lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         optimizer.step()

@@ -1,7 +1,9 @@
 """LPIPS against the `lpips` package and by hand, its verdicts on distortions, and the discriminator's losses."""
 import random
+import warnings
 from dataclasses import replace
 
+import lpips
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,12 +54,39 @@ def test_distance_by_hand():
     torch.testing.assert_close(LPIPS(net, weights)(x, y), total)
 
 
-def test_distance_is_a_distance():
-    lpips = LPIPS.tiny()
+class PackagesFeatures(nn.Module):
+    """The feature maps that the `lpips` package compares."""
+
+    def __init__(self, reference):
+        super().__init__()
+        self.scale, self.net, self.channels = reference.scaling_layer, reference.net, reference.chns
+
+    def forward(self, x):
+        return list(self.net(self.scale(x)))
+
+
+def test_distance_equals_the_lpips_package():
+    """Values and gradients, over an AlexNet with random weights (nothing is downloaded), and the published weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")    # about torchvision's argument names
+        torch.manual_seed(0)
+        reference = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    ours = LPIPS(PackagesFeatures(reference), [lin.model[1].weight.data.flatten() for lin in reference.lins])
     x, y = pair()
-    assert torch.equal(lpips(x, x), torch.zeros(2))
-    torch.testing.assert_close(lpips(x, y), lpips(y, x))
-    assert (lpips(x, y) > 0).all() and not any(p.requires_grad for p in lpips.parameters())
+    expected = reference(x, y).flatten()
+    assert expected.min() > 1e-4    # random features tell them apart as well
+    torch.testing.assert_close(ours(x, y), expected, atol=0, rtol=1e-5)
+    x.requires_grad_(True)
+    gradients = [torch.autograd.grad(distance(x, y).sum(), x)[0] for distance in (ours, reference)]
+    torch.testing.assert_close(*gradients, atol=1e-5 * gradients[1].abs().max().item(), rtol=1e-4)
+
+
+def test_distance_is_a_distance():
+    distance = LPIPS.tiny()
+    x, y = pair()
+    assert torch.equal(distance(x, x), torch.zeros(2))
+    torch.testing.assert_close(distance(x, y), distance(y, x))
+    assert (distance(x, y) > 0).all() and not any(p.requires_grad for p in distance.parameters())
 
 
 def test_no_gradient_is_nan_where_features_are_zero():
@@ -110,11 +139,11 @@ def distortions(seed):
 
 
 def test_it_ranks_distortions_as_a_person_would():
-    lpips, right, count = LPIPS.tiny(), {}, {}
+    distance, right, count = LPIPS.tiny(), {}, {}
     for seed in range(24):
         for name, x, mild, bad in distortions(seed):
             assert F.mse_loss(mild, x) > F.mse_loss(bad, x)    # L2 prefers the wrong one, every time
-            right[name] = right.get(name, 0) + int(lpips(x, mild) < lpips(x, bad))
+            right[name] = right.get(name, 0) + int(distance(x, mild) < distance(x, bad))
             count[name] = count.get(name, 0) + 1
     for name in right:
         print(f"{name}: {right[name]} of {count[name]}")

@@ -72,7 +72,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):
         losses = loss_fn(model, generator)
         return {"mse": losses["mse"] * (float("nan") if generator.initial_seed() == 14 else 1)}
 
-    with pytest.raises(FloatingPointError, match=r"nan at step 14; last good checkpoint: .*state\.safetensors"):
+    with pytest.raises(FloatingPointError, match=r"nan by step 14; last good checkpoint: .*state\.safetensors"):
         list(train(model, breaks, CONFIG, path))
     assert int(read_tensors(path)["step"]) == 10
 
@@ -86,7 +86,7 @@ def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path):
         bad = (model[0].weight.flatten()[0] * 0).sqrt() if generator.initial_seed() == 19 else 0.0    # 0, slope NaN
         return {"mse": loss_fn(model, generator)["mse"] + bad}
 
-    with pytest.raises(FloatingPointError, match=r"norm nan at step 19; last good checkpoint: .*state\.safetensors"):
+    with pytest.raises(FloatingPointError, match=r"norm nan by step 19; last good checkpoint: .*state\.safetensors"):
         list(train(model, breaks, CONFIG, path))
     tensors = read_tensors(path)
     assert int(tensors["step"]) == 10 and all(value.isfinite().all() for value in tensors.values())

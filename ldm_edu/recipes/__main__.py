@@ -28,7 +28,7 @@ like data/tiny-worlds.
 
 def add_shipped(parser: ArgumentParser) -> None:
     """Add the options of the shipped networks."""
-    parser.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="two CPU cores, or one GPU")
+    parser.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="two CPU cores, or one CUDA GPU")
     parser.add_argument("--resume", action="store_true", help="continue a killed run, to the same weights")
     parser.add_argument("--out", type=Path, default=Path("out/train"),
                         help="folder that becomes like data/ (default: out/train); what is shipped stays as it is")
@@ -37,17 +37,21 @@ def add_shipped(parser: ArgumentParser) -> None:
 
 def train_shipped(name: str, args: Namespace) -> None:
     """Train one shipped network, or all."""
-    from .profiles import PROFILES  # here and below: --help need not wait for torch
+    import torch  # here and below, not above: --help need not wait for it
+
+    from .profiles import PROFILES
     from .runner import run, run_all
 
-    profiles = PROFILES[args.profile]
+    if args.profile == "gpu" and not torch.cuda.is_available():
+        raise ValueError("--profile gpu needs a CUDA GPU, and PyTorch finds none here; use --profile cpu")
+    profiles, device = PROFILES[args.profile], torch.device("cuda" if args.profile == "gpu" else "cpu")
     if args.steps is not None:
         profiles = {each: replace(profile, train=replace(profile.train, steps=args.steps))
                     for each, profile in profiles.items()}
     if name == "all":
-        run_all(profiles, args.out, args.resume)
+        run_all(profiles, args.out, args.resume, device)
     else:
-        run(name, profiles[name], args.out, args.resume)
+        run(name, profiles[name], args.out, args.resume, device)
 
 
 def add_own(parser: ArgumentParser) -> None:
@@ -65,14 +69,15 @@ def add_own(parser: ArgumentParser) -> None:
 
 def train_and_examine(args: Namespace) -> None:
     """Train a model of your own pictures, and print what the doctor finds."""
+    import torch
+
     from ..doctor.examine import examine
     from ..tiny_worlds.datasets import open_pictures
     from .own_data import train_own
-    from .runner import pick_device
 
     pictures = open_pictures(args.folder, args.size, args.torchvision)
     ldm, examples = train_own(pictures, args.out, args.size, args.steps, args.first_steps, args.batch, args.resume,
-                              args.cold, pick_device())
+                              args.cold, "cuda" if torch.cuda.is_available() else "cpu")
     print(f"saved to {args.out}; the doctor's findings on the first {len(examples)} pictures:")
     for finding in examine(ldm, examples) or ["none"]:
         print(finding)

@@ -19,7 +19,7 @@ class Profile:
     train: TrainConfig
     batch: int              # scenes a step
     scenes: int             # painted once, before the first step
-    minutes: float = 1.0    # that it took where it was measured; only the time left is reckoned from them
+    minutes: float = 1.0    # expected duration; the progress bar computes the time left of all stages from it
 
 
 def step_of(generator: Generator) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..support.checks import expect
-from ..support.files import locked, read_json, sha256, write_json
+from ..support.files import locked, read_json, restore, sha256, write_json
 from ..support.logs import draw_losses, last_losses, logged
 from ..training import LossFn, TrainConfig, load_ema, train
 from .profiles import Profile
@@ -22,15 +22,22 @@ from .train_features import features_recipe
 from .train_judges import oracle_recipe, segmenter_recipe
 from .train_unet import unet_recipe
 
+CPU = torch.device("cpu")
 RECIPES = {"oracle": oracle_recipe, "segmenter": segmenter_recipe, "features": features_recipe,
            "vae": autoencoder_recipe, "clip": clip_recipe, "ldm": unet_recipe}
 MADE_FROM = {"vae": ("features/model.safetensors",),    # what a stage reads of those before it
              "ldm": ("clip/model.safetensors", "tiny-worlds/vae/diffusion_pytorch_model.safetensors")}
 
 
-def pick_device() -> torch.device:
-    """Choose the GPU, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def holds_run(folder: Path) -> bool:
+    """Return whether a training was begun in `folder` or below."""
+    return any(folder.rglob("state.safetensors"))
+
+
+def expect_new(folder: Path) -> None:
+    """Raise ValueError if `folder` holds a run."""
+    if holds_run(folder):
+        raise ValueError(f"{folder} already holds a run; continue it with --resume, or delete it to start over")
 
 
 def same_run(folder: Path, resume: bool, settings: dict) -> None:
@@ -38,19 +45,21 @@ def same_run(folder: Path, resume: bool, settings: dict) -> None:
 
     Raises ValueError if a resumed run was begun with something else, or if a new one would replace one that is there.
     """
-    note, begun = folder / "run.json", any(folder.rglob("state.safetensors"))
-    expect(resume or not begun, "folder", f"{folder} with a run in it",
-           "--resume, which continues it, or no such folder: delete it to begin anew")
-    if not note.exists() or not begun:
+    if not resume:
+        expect_new(folder)
+    note = folder / "run.json"
+    if not note.exists() or not holds_run(folder):
         write_json(note, {"settings": settings, "seconds": 0.0})
     before = read_json(note)["settings"]
-    changed = [f"{name} {before.get(name)!r}" for name in before | settings if before.get(name) != settings.get(name)]
-    expect(not changed, "--resume", f"other settings than the run in {folder} was begun with",
-           f"{', '.join(changed)}; to begin anew, delete that folder")
+    changed = [f"{name} was {before.get(name)!r} and is now {settings.get(name)!r}"
+               for name in before | settings if before.get(name) != settings.get(name)]
+    if changed:
+        raise ValueError(f"--resume: the run in {folder} was started with other settings: {'; '.join(changed)}. "
+                         "Use the old settings, or delete that folder to start over")
 
 
 def fit(model: nn.Module, loss_fn: LossFn, config: TrainConfig, folder: Path,
-        left_after: Callable[[float], str] = "".format) -> nn.Module:
+        left_after: Callable[[float], str] = lambda seconds: "") -> nn.Module:
     """Train with a progress bar, from the state that is in `folder`, if any; return the averaged model.
 
     State, log and the time spent are written to `folder`. left_after: as in `logged`.
@@ -65,26 +74,27 @@ def fit(model: nn.Module, loss_fn: LossFn, config: TrainConfig, folder: Path,
     return load_ema(state, model)
 
 
-def run(name: str, profile: Profile, root: Path, resume: bool = False,
-        left_after: Callable[[float], str] = "".format) -> None:
+def run(name: str, profile: Profile, root: Path, resume: bool = False, device: torch.device = CPU,
+        left_after: Callable[[float], str] = lambda seconds: "") -> None:
     """Train one stage to its end and save what it makes below `root`; its state and log to `root`/training.
 
     resume: continue a killed run; it ends in the weights of an unbroken one. Raises ValueError for an unknown recipe
     and as `same_run`, FileNotFoundError if a stage before it is missing.
     """
     expect(name in RECIPES, "recipe", repr(name), f"one of {', '.join(RECIPES)}")
+    restore(root / "tiny-worlds")
     before = [root / path for path in MADE_FROM.get(name, ())]
     if missing := [path for path in before if not path.exists()]:
-        raise FileNotFoundError(f"{name}: there is no {missing[0]}; the recipe of that name makes it")
+        raise FileNotFoundError(f"{name} needs {missing[0]}, which is not there; run the recipe of that name first")
     folder = root / "training" / name
-    settings = asdict(profile.train) | {"batch": profile.batch, "scenes": profile.scenes}
+    settings = asdict(profile.train) | {"batch": profile.batch, "scenes": profile.scenes, "device": device.type}
     with locked(folder):
         same_run(folder, resume, settings | {path.parent.name: sha256(path) for path in before})
         made = read_json(folder / "run.json").get("files", {})
         if made and all((root / path).exists() and sha256(root / path) == digest for path, digest in made.items()):
             return    # finished
         torch.manual_seed(profile.train.seed)
-        model, loss_fn, save = RECIPES[name](profile, root, device := pick_device())
+        model, loss_fn, save = RECIPES[name](profile, root, device)
         trained = fit(model.to(device), loss_fn, profile.train, folder, left_after)
         draw_losses(folder / "log.csv")
         files = sorted(save(trained).rglob("*.safetensors"))
@@ -93,16 +103,18 @@ def run(name: str, profile: Profile, root: Path, resume: bool = False,
             "files": {path.relative_to(root).as_posix(): sha256(path) for path in files}})
 
 
-def run_all(profiles: dict[str, Profile], root: Path, resume: bool = False) -> None:
+def run_all(profiles: dict[str, Profile], root: Path, resume: bool = False, device: torch.device = CPU) -> None:
     """Train every stage in order, except finished ones, then write the tables of a model card to `root`/training.
 
     resume: go on with what is there. Raises as `run`.
     """
+    if not resume:    # said now, and not hours later, when the stage comes that is there already
+        expect_new(root / "training")
     planned = spent = 0.0    # minutes of the stages done: the pace of this machine
     for k, (name, profile) in enumerate(profiles.items()):
         later = sum(each.minutes for each in [*profiles.values()][k + 1:]) * (spent / planned if planned else 1)
         note = root / "training" / name / "run.json"
-        run(name, profile, root, resume, partial(_hours_left, later))
+        run(name, profile, root, resume, device, partial(_hours_left, later))
         planned, spent = planned + profile.minutes, spent + read_json(note)["seconds"] / 60
     write_summary(root, list(profiles))
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from torch import Generator, Tensor, nn
 
 from .. import DATA, clip
@@ -45,7 +46,14 @@ class ClipLearner(nn.Module):
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
         """Compute the loss on images (B, 3, 64, 64) in [-1, 1] and the tokens of their captions (B, N): ()."""
-        return contrastive_loss(self.clip.embed_images(images), self.clip.embed_texts(ids), self.clip.logit_scale)
+        embedded = self.clip.embed_images(images), self.clip.embed_texts(ids)
+        with torch.autocast(images.device.type, enabled=False):    # bfloat16 would round logits of 100 by a quarter
+            return contrastive_loss(*(each.float() for each in embedded), self.clip.logit_scale)
+
+
+def tokenize_all(tokenizer: Tokenizer, texts: list[str], at_once: int = 10_000) -> Tensor:
+    """Do what `tokenize` does, in parts: a million captions at once would take gigabytes."""
+    return torch.cat([tokenize(tokenizer, texts[i:i + at_once]) for i in range(0, len(texts), at_once)])
 
 
 def distinguishing_caption(scene: Scene, other: Scene, rng: random.Random, tries: int = 4) -> str:
@@ -72,7 +80,7 @@ def clip_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     learner = ClipLearner()
     pairs = list(in_parallel(scene_and_sibling, seeds_of("train", profile.scenes)))
     images = paint_all([scene for pair, _ in pairs for scene in pair])[0].to(device)      # (2N, 3, 64, 64)
-    ids = tokenize(learner.tokenizer, [text for _, texts in pairs for text in texts]).to(device)
+    ids = tokenize_all(learner.tokenizer, [text for _, texts in pairs for text in texts]).to(device)
 
     def loss_fn(learner: ClipLearner, generator: Generator) -> dict[str, Tensor]:
         first = 2 * pick_batch(len(pairs), profile.batch // 2, generator)

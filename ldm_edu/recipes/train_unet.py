@@ -12,18 +12,19 @@ from ..clip import CLIP, ImageConfig, ImageTransformer
 from ..conditioning import MapEncoder, TextEncoder
 from ..losses import loss_weights, noise_loss
 from ..pipeline import LatentDiffusion
-from ..schedule import scaled_linear_schedule
+from ..schedule import Schedule, scaled_linear_schedule
 from ..support.parallel import in_parallel
 from ..tiny_worlds.captions import make_caption
 from ..tiny_worlds.datasets import render, seeds_of, to_float
 from ..tiny_worlds.scenes import make_scene
 from ..tiny_worlds.things import CLASSES
-from ..tokenizer import load_tokenizer, tokenize
+from ..tokenizer import load_tokenizer
 from ..training import pick_batch
 from ..weights import load_autoencoder
 from .clip_folder import load_clip
 from .profiles import Profile, Recipe, step_of
 from .train_autoencoder import encode_all
+from .train_clip import tokenize_all
 
 CONDITIONS = (*["text"] * 8, "image", "map")    # one of these a step; text most often, it is hardest
 TINY_MAP = ImageConfig(image_size=64, patch_size=8, channels=len(CLASSES), dim=128, layers=2, heads=4, mlp_dim=512)
@@ -59,13 +60,13 @@ def drop_some(ids: Tensor, pick: Tensor, generator: Generator, share: float = DR
 
 def unet_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train the U-Net under three conditions on the latents of `root`'s autoencoder, starting from `root`'s CLIP."""
-    schedule, clip = scaled_linear_schedule(), load_clip(root / "clip")
+    schedule, clip = Schedule(scaled_linear_schedule().betas.to(device)), load_clip(root / "clip")
     model = SecondStage(clip, TextEncoder(load_tokenizer(root / "clip"), clip.text))
     first = load_autoencoder(root / "tiny-worlds/vae").eval()
     images, maps = (part.to(device) for part in render("train", profile.scenes))
     latents = encode_all(images, first.to(device))
     texts = in_parallel(write_captions, seeds_of("train", profile.scenes))
-    ids = tokenize(model.text.tokenizer, ["", *(text for each in texts for text in each)]).to(device)
+    ids = tokenize_all(model.text.tokenizer, ["", *(text for each in texts for text in each)]).to(device)
     weight = loss_weights(schedule).to(device)
 
     def loss_fn(model: SecondStage, generator: Generator) -> dict[str, Tensor]:
@@ -81,7 +82,8 @@ def unet_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
         return {"loss": noise_loss(model.unet, latents[pick], context, schedule, weight, generator)}
 
     def save(model: SecondStage) -> Path:
-        ldm = LatentDiffusion(model.unet, first, model.text, schedule, model.image, model.map)
+        ldm = LatentDiffusion(model.unet, first, model.text, scaled_linear_schedule(), model.image,
+                              model.map)
         ldm.save_pretrained(folder := root / "tiny-worlds")
         return folder
 

@@ -1,8 +1,8 @@
 """What makes a U-Net follow its prompt? Short trainings that differ in one thing each.
 
 `python -m ldm_edu.studies prompt_following [--threads 1]` trains each variant twice on the shipped autoencoder's
-latents, from the shipped CLIP, and writes to data/following/table.csv what it has learned after every few thousand
-captions: how often the U-Net finds the noise in a picture better under a true caption than under one that is false in
+latents, from the shipped CLIP, and writes to data/following/table.csv what it has learned after every 10,000 captions:
+how often the U-Net finds the noise in a picture better under a true caption than under one that is false in
 one thing. Half an hour a training on one core; finished ones are not repeated, so several processes may share the work,
 `--variants NAME ...` each.
 """
@@ -28,6 +28,7 @@ from ..metrics.oracle import Oracle
 from ..pipeline import LatentDiffusion
 from ..recipes.clip_folder import load_clip
 from ..recipes.train_autoencoder import encode_all
+from ..recipes.train_clip import tokenize_all
 from ..recipes.train_unet import CAPTIONS, SecondStage, drop_some
 from ..schedule import scaled_linear_schedule
 from ..support.checks import expect
@@ -53,7 +54,7 @@ class Variant:
 
     weighted: bool = True        # the loss, over t
     text: str = "learned"        # CLIP's transformer learns on; "frozen": it stays; "random": it begins at random
-    several: int = 1             # times as many captions that name two things or three
+    several: int = 1             # how many times as often captions that name two or three things are drawn
     dropped: float = 0.1         # share of empty captions
     ema: float = 0.995           # decay of the averaged weights; 0: the last weights
     batch: int = 64              # at the same number of captions: small ones make more steps
@@ -84,7 +85,7 @@ class Lessons:
         autoencoder, tokenizer = load_autoencoder(DATA / "tiny-worlds/vae").eval(), load_tokenizer(DATA / "clip")
         self.latents = encode_all(render("train", scenes)[0], autoencoder)
         written = [each for part in in_parallel(captions_with_counts, seeds_of("train", scenes)) for each in part]
-        self.ids = tokenize(tokenizer, ["", *(text for text, _ in written)])              # (1 + N CAPTIONS, 32)
+        self.ids = tokenize_all(tokenizer, ["", *(text for text, _ in written)])          # (1 + N CAPTIONS, 32)
         self.named = torch.tensor([named for _, named in written])                        # (N CAPTIONS,), things named
         self.pairs = {}
         for about in DIFFERENCES:
@@ -141,6 +142,7 @@ def train_variant(name: str, seed: int, lessons: Lessons, captions: int, looks: 
         return {"loss": noise_loss(model.unet, lessons.latents[pick // CAPTIONS], context, SCHEDULE, weight, generator)}
 
     steps, rows = captions // variant.batch, []
+    expect(steps >= looks, "--captions", captions, f"at least {looks * variant.batch}, a step before each look")
     config = TrainConfig(steps, lr=2e-3 if variant.muon else 8e-4, ema=variant.ema, seed=seed, muon=variant.muon)
     for progress in tqdm(train(model, loss_fn, config), f"{name}, seed {seed}", steps, unit="step", mininterval=5):
         if progress.step % (steps // looks) == 0:

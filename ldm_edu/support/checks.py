@@ -109,7 +109,7 @@ def check_map(maps: object, size: int, classes: int) -> Tensor:
 
 
 def check_timesteps(t: Tensor | int, T: int) -> Tensor:
-    """Return t as an int64 tensor; ValueError unless it holds integers, on the CPU also: from 0 to T - 1."""
+    """Return t as an int64 tensor. Raises ValueError unless it holds integers; on the CPU, also unless 0 <= t < T."""
     t, expected = torch.as_tensor(t), f"integers from 0 to {T - 1}"
     expect(t.dtype != torch.bool and not t.is_floating_point(), "t", t.dtype, expected)
     if t.device.type == "cpu":    # elsewhere reading it would make every step of training wait

@@ -106,7 +106,8 @@ def locked(folder: Path) -> Iterator[None]:
     lock = folder / "lock"
     holder = lock.read_text() if lock.exists() else ""
     if holder.isdigit() and int(holder) != os.getpid() and psutil.pid_exists(int(holder)):
-        raise ValueError(f"{folder} is in use by process {holder}; wait for its end, or choose another --out")
+        raise ValueError(f"{folder} is in use by process {holder}; wait until it ends, choose "
+                         f"another --out, or delete {lock} if no training is running")
     lock.write_text(str(os.getpid()))
     try:
         yield
@@ -152,11 +153,17 @@ def write_json(path: str | Path, value: dict) -> None:
         part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def restore(folder: Path) -> Path:
+    """Put `folder` back if `swap_in` was killed half-way; return where it was kept meanwhile."""
+    old = folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    return old
+
+
 def swap_in(fresh: Path, folder: Path) -> None:
     """Replace `folder` by `fresh`, keeping files that only `folder` has. Crash-safe."""
-    old = folder.with_name(folder.name + ".old")
-    if old.exists() and not folder.exists():    # an earlier swap was killed half-way
-        os.replace(old, folder)
+    old = restore(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         for extra in folder.iterdir():

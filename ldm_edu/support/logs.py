@@ -13,11 +13,11 @@ from .files import replacing
 
 
 def logged(steps: Iterator, log: Path, name: str, total: int,
-           left_after: Callable[[float], str] = "".format) -> Iterator:
+           left_after: Callable[[float], str] = lambda seconds: "") -> Iterator:
     """Pass on what `train` yields, with a progress bar and one row per step in the CSV file `log`.
 
-    From a GPU ten rows are written at a time, because it waits while a loss is read. After a crash, rows of steps that
-    are now repeated are replaced. left_after: makes of the seconds that are left what the bar says behind the losses.
+    On a GPU ten rows are written at a time, because reading a loss makes the GPU wait. After a crash, rows of steps
+    that are repeated are replaced. left_after: turns the seconds left into the text after the losses in the bar.
     """
     bar, waiting = None, []
     with ExitStack() as stack:
@@ -42,17 +42,18 @@ def logged(steps: Iterator, log: Path, name: str, total: int,
 
 
 def _write_rows(rows: csv.DictWriter, waiting: list) -> None:
-    for progress in waiting:
+    while waiting:
+        progress = waiting.pop(0)
         losses = {part: f"{value:.6g}" for part, value in progress.losses.items()}
         rows.writerow({"step": progress.step, "lr": f"{progress.lr:.3g}", **losses})
-    waiting.clear()
 
 
 def _read_log(log: Path, before: float = math.inf) -> list[dict[str, str]]:
     if not log.exists():
         return []
     with open(log, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if int(row["step"]) < before]
+        whole = (row for row in csv.DictReader(file) if None not in row.values())    # a killed run may cut the last
+        return [row for row in whole if int(row["step"]) < before]
 
 
 def last_losses(log: Path) -> dict[str, float]:

@@ -109,7 +109,7 @@ def test_a_changed_run_is_not_resumed(tmp_path):
     before = state.read_bytes()
     run(words)    # nothing is left to do
     for change in (dict(words=words.replace("cat", "yak")), dict(words=words, size=96), dict(words=words, batch=4)):
-        with pytest.raises(ValueError, match="--resume: got other settings .* to begin anew, delete that folder"):
+        with pytest.raises(ValueError, match="--resume: .* started with other settings: .* delete that folder"):
             run(**change)
     assert state.read_bytes() == before
 
@@ -118,7 +118,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     pictures = [(Image.new("RGB", (64, 64), (20 * i, 90, 90)), f"a {i}") for i in range(8)]
     (tmp_path / "training").mkdir()
     (tmp_path / "training/lock").write_text(str(os.getppid()))    # alive
-    with pytest.raises(ValueError, match=f"training is in use by process {os.getppid()}; wait for its end"):
+    with pytest.raises(ValueError, match=f"training is in use by process {os.getppid()}; wait until it ends"):
         train_own(CaptionedImages(pictures), tmp_path, 64, 1, 1, 2)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -98,7 +98,7 @@ def test_the_bar_tells_what_is_left_of_all(monkeypatch, tmp_path):
     """Stages that take twice the minutes planned make those to come twice as long, too."""
     said = []
 
-    def pretend(name, profile, root, resume, left_after):
+    def pretend(name, profile, root, resume, device, left_after):
         said.append(left_after(30 * 60))
         folder = root / "training" / name
         folder.mkdir(parents=True)
@@ -128,11 +128,12 @@ def test_a_run_that_is_there_is_not_replaced_and_other_settings_are_not_resumed(
     shutil.copytree(trained / "features", tmp_path / "features")
     shutil.copytree(trained / "training/features", tmp_path / "training/features")
     before = weights(tmp_path)
-    with pytest.raises(ValueError, match="folder: got .*features with a run in it, expected --resume"):
+    with pytest.raises(ValueError, match="features already holds a run; continue it with --resume, or delete it"):
         run("features", SMALL, tmp_path)
-    for other, message in ((replace(SMALL, batch=3), "batch 2"), (replace(SMALL, scenes=7), "scenes 6"),
-                           (replace(SMALL, train=replace(SMALL.train, lr=1.0)), "lr 0.001")):
-        with pytest.raises(ValueError, match=f"--resume: got other settings .*, expected {message}"):
+    for other, message in ((replace(SMALL, batch=3), "batch was 2 and is now 3"),
+                           (replace(SMALL, scenes=7), "scenes was 6 and is now 7"),
+                           (replace(SMALL, train=replace(SMALL.train, lr=1.0)), "lr was 0.001 and is now 1.0")):
+        with pytest.raises(ValueError, match=f"--resume: .*features was started with other settings: {message}"):
             run("features", other, tmp_path, resume=True)
     assert not differing(before, weights(tmp_path))
     run("features", SMALL, tmp_path, resume=True)    # nothing is left to do
@@ -146,13 +147,13 @@ def test_what_is_finished_is_not_trained_again_nor_taken_for_another_plan(traine
     monkeypatch.setattr(runner, "train", None)
     before = weights(tmp_path)
     run_all(ALL, tmp_path, resume=True)
-    with pytest.raises(ValueError, match="--resume: got other settings .*oracle.*, expected batch 2"):
+    with pytest.raises(ValueError, match="oracle was started with other settings: batch was 2"):
         run_all(ALL | {"oracle": replace(SMALL, batch=3)}, tmp_path, resume=True)
     note = tmp_path / "training/ldm/run.json"
     run_of_another = json.loads(note.read_text())
     run_of_another["settings"]["vae"] = "0" * 64
     note.write_text(json.dumps(run_of_another))
-    with pytest.raises(ValueError, match="--resume: got other settings .*ldm.*, expected vae '0000"):
+    with pytest.raises(ValueError, match="ldm was started with other settings: vae was '0000"):
         run_all(ALL, tmp_path, resume=True)
     assert not differing(before, weights(tmp_path))
 
@@ -161,7 +162,7 @@ def test_another_autoencoder_is_not_resumed_with(trained, tmp_path):
     for name in ("clip", "tiny-worlds", "training/ldm"):
         shutil.copytree(trained / name, tmp_path / name)
     shutil.copy(DATA / "tiny-worlds/vae/diffusion_pytorch_model.safetensors", tmp_path / "tiny-worlds/vae")
-    with pytest.raises(ValueError, match="--resume: got other settings .*, expected vae '"):
+    with pytest.raises(ValueError, match="ldm was started with other settings: vae was"):
         run("ldm", SMALL, tmp_path, resume=True)
 
 
@@ -187,11 +188,13 @@ def test_a_full_disk_is_one_sentence_and_the_last_state_stays(trained, tmp_path,
 
 @pytest.mark.parametrize("arguments, message", [
     (["gan"], "invalid choice: 'gan' (choose from"),
-    (["ldm"], "ldm: there is no"),    # no CLIP
-    (["vae", "--resume"], "features/model.safetensors; the recipe of that name makes it"),
+    (["ldm"], "ldm needs "),    # no CLIP
+    (["vae", "--resume"], "features/model.safetensors, which is not there; run the recipe of that name"),
     (["oracle", "--steps", "0"], "steps >= 1"),
+    (["all", "--profile", "gpu"], "--profile gpu needs a CUDA GPU"),
 ])
-def test_wrong_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, capsys):
+def test_wrong_input_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stop:
         main([*arguments, "--out", str(tmp_path / "out")])
     assert stop.value.code == 2 and message in capsys.readouterr().err
@@ -232,8 +235,35 @@ def test_options_take_the_place_of_the_profiles(monkeypatch):
     monkeypatch.setattr(runner, "run", lambda *arguments: began.append(arguments))
     monkeypatch.setattr(runner, "run_all", lambda *arguments: began.append(arguments))
     main(["ldm", "--steps", "3", "--out", "somewhere"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     main(["all", "--profile", "gpu", "--resume"])
     shipped = PROFILES["cpu"]["ldm"]
     assert began[0][1] == replace(shipped, train=replace(shipped.train, steps=3))
     assert began[0][3] is False and str(began[0][2]) == "somewhere"
     assert began[1][0] == PROFILES["gpu"] and str(began[1][1]) == "out/train" and began[1][2] is True
+    assert [began[0][4].type, began[1][3].type] == ["cpu", "cuda"]
+
+
+# --- What a killed run leaves behind ----------------------------------------------------------------------------------
+
+def test_all_refuses_before_the_first_step_if_a_later_stage_is_there(trained, tmp_path):
+    shutil.copytree(trained / "training/clip", tmp_path / "training/clip")
+    with pytest.raises(ValueError, match="training already holds a run; continue it with --resume, or delete it"):
+        run_all(ALL, tmp_path)
+    assert [path.name for path in (tmp_path / "training").iterdir()] == ["clip"]
+
+
+def test_a_model_killed_between_two_renames_is_put_back(trained, tmp_path, monkeypatch):
+    """`swap_in` had moved the old folder away, and the new one not yet to its place."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tiny-worlds").rename(tmp_path / "tiny-worlds.old")
+    monkeypatch.setattr(runner, "train", None)
+    run("ldm", SMALL, tmp_path, resume=True)
+    assert not differing(weights(trained), weights(tmp_path))
+
+
+def test_a_log_whose_last_row_was_cut_is_read(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("step,lr,l1,kl\n1,0.1,3,4\n2,0.1,1,2\n3,0.1,")
+    assert logs.last_losses(log) == {"l1": 1, "kl": 2}
+    logs.draw_losses(log)

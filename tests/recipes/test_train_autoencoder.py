@@ -126,7 +126,7 @@ def test_nan_stops_and_keeps_the_checkpoint(tmp_path):
             model.autoencoder.decoder.conv_out.bias.data.fill_(torch.nan)
         return model(x, generator)
 
-    with pytest.raises(FloatingPointError, match=r"at step 6; last good checkpoint: .*state.safetensors"):
+    with pytest.raises(FloatingPointError, match=r"by step 6; last good checkpoint: .*state.safetensors"):
         for _ in train(first_stage(), loss_fn, TrainConfig(10, save_every=4), state):
             pass
     *_, last = train(first_stage(), lambda m, g: m(x, g), TrainConfig(5, save_every=4), state, resume=True)

@@ -287,9 +287,9 @@ def test_many_scenes_are_painted_in_several_processes_alike(monkeypatch):
     from ldm_edu.support import parallel
     images, maps = render("validation", 12)
     monkeypatch.setattr(parallel, "WORTH_IT", 4)
-    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(parallel.torch, "get_num_threads", lambda: 2)
     again, maps_again = render("validation", 12)
     assert torch.equal(images, again) and torch.equal(maps, maps_again)
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", None)    # a single core: no second process is begun
-    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(parallel.torch, "get_num_threads", lambda: 1)
     assert torch.equal(render("validation", 12)[0], images)
