@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -35,23 +36,20 @@ class Recorder:
                        if type(module) is Attention and name.endswith(which)}
         expect(self.layers, "model", type(model).__name__, f"one with an Attention whose name ends in {which!r}")
         self.maps: dict[str, list[Tensor]] = {}
-        self._hooks: list = []
 
     def __enter__(self) -> Recorder:
         self.maps = {name: [] for name in self.layers}
-        for name, layer in self.layers.items():
-            self._hooks.append(layer.register_forward_hook(self._keep(name), with_kwargs=True))
+        self._hooks = [layer.register_forward_hook(partial(self._keep, name), with_kwargs=True)
+                       for name, layer in self.layers.items()]
         return self
 
     def __exit__(self, *_) -> None:
-        while self._hooks:
-            self._hooks.pop().remove()
+        for hook in self._hooks:
+            hook.remove()
 
-    def _keep(self, name: str):
-        @torch.no_grad()
-        def hook(layer: Attention, args: tuple, kwargs: dict, output: Tensor) -> None:
-            self.maps[name].append(attention_weights(layer, *args, **kwargs))
-        return hook
+    @torch.no_grad()
+    def _keep(self, name: str, layer: Attention, args: tuple, kwargs: dict, output: Tensor) -> None:
+        self.maps[name].append(attention_weights(layer, *args, **kwargs))
 
 
 def word_positions(text: TextEncoder, prompt: str, words: str) -> list[int]:

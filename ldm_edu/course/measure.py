@@ -17,11 +17,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 class PeakBytes(TorchDispatchMode):
-    """Count the bytes of living tensors made inside a `with` block: `now`, and their maximum, `peak`.
-
-    Tensors made before the block (weights, inputs) and views of them are not counted. Works on every device, also on
-    "meta".
-    """
+    """Count the bytes of living tensors made inside a `with` block: `now` and the maximum, `peak`. Also on "meta"."""
 
     def __enter__(self) -> PeakBytes:
         self.now = self.peak = 0

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from .. import DATA
 from ..pipeline import LatentDiffusion
-from ..studies.autoencoder_losses import load_study, rebuild
+from ..studies.first_stage import load_study, rebuild
 from ..support.commands import command_line, parse
 from ..tiny_worlds.datasets import Example, TinyWorlds
 from .viz import contact_sheet, grid, picture_table

@@ -63,18 +63,23 @@ def grid(images: Tensor | Sequence[Tensor], titles: Sequence[str] | None = None,
     return figure
 
 
-def picture_table(rows: dict[str, Sequence[Tensor]], titles: Sequence[str]) -> Figure:
-    """Draw named rows of images (3, H, W) or semantic maps (H, W), with a title above each column."""
-    figure, axes = plt.subplots(len(rows), len(titles), figsize=(1.75 * len(titles), 1.75 * len(rows)), dpi=80,
-                                layout="constrained", squeeze=False)
-    for line, (name, pictures) in zip(axes, rows.items()):
-        for axis, picture in zip(line, pictures):
-            show_map(picture, axis) if picture.ndim == 2 else axis.imshow(to_pil(picture, 3))
-            axis.set(xticks=[], yticks=[])
-        line[0].axis("on")
-        line[0].set_ylabel(name, fontsize=10)
-    for axis, title in zip(axes[0], titles):
-        axis.set_title(wrapped(title, 27), fontsize=7)
+def picture_table(rows: dict[str, Sequence[Tensor]], titles: Sequence[str], title: str = "", side: int = 128) -> Figure:
+    """Draw named rows of images (3, H, W) or semantic maps (H, W), each pixel enlarged by a whole number, to `side`."""
+    names, texts = [wrapped(name, 14) for name in rows], [wrapped(text, side // 5) for text in titles]
+    left, step = 8 + 7 * max(len(line) for name in names for line in name.split("\n")), side + 4    # pixels
+    top = 33 + 12 * max(1 + text.count("\n") for text in texts)
+    wide, high = left + step * len(titles), top + step * len(rows)
+    figure = plt.figure(figsize=(wide / 80, high / 80), dpi=80)
+    figure.suptitle(title, fontsize=11, y=1 - 4 / high, va="top")
+    for i, pictures in enumerate(rows.values()):
+        for j, picture in enumerate(pictures):
+            h, w = (length * max(1, side // max(picture.shape[-2:])) for length in picture.shape[-2:])
+            axis = figure.add_axes(((left + j * step) / wide, 1 - (top + i * step + h) / high, w / wide, h / high))
+            show_map(picture, axis) if picture.ndim == 2 else axis.imshow(to_pil(picture), interpolation="nearest")
+            axis.axis("on")
+            axis.set(xticks=[], yticks=[], frame_on=False)
+            axis.set_title("" if i else texts[j], fontsize=9 if max(map(len, texts)) < 20 else 7.5, pad=3)
+            axis.set_ylabel("" if j else names[i], fontsize=9, rotation=0, ha="right", va="center")
     return figure
 
 
@@ -87,14 +92,15 @@ def show(images: Tensor | Sequence[Tensor], titles: Sequence[str] | None = None,
     return InlineImage(buffer.getvalue(), format="jpeg")
 
 
-def plot(figure: Figure) -> InlineImage:
-    """Show a figure in a notebook, as PNG of 256 colours: a quarter of the size that `plt.show()` stores."""
+def plot(figure: Figure, lossless: bool = False) -> InlineImage:
+    """Show a figure in a notebook as PNG: of 256 colours, a quarter of what `plt.show()` stores, or `lossless`."""
     buffer, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight")
+    figure.savefig(buffer, format="png", bbox_inches=None if lossless else "tight")
     plt.close(figure)
     picture = Image.open(buffer).convert("RGB")
-    # kmeans moves the colours to where the figure has most of its pixels; without it skies show bands of other hues
-    picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1).save(small, "PNG", optimize=True)
+    if not lossless:    # kmeans moves colours to where the figure has most pixels, or skies show bands of other hues
+        picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    picture.save(small, "PNG", optimize=True)
     return InlineImage(small.getvalue(), format="png")
 
 

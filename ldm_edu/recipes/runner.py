@@ -29,15 +29,11 @@ MADE_FROM = {"vae": ("features/model.safetensors",),    # what a stage reads of 
              "ldm": ("clip/model.safetensors", "tiny-worlds/vae/diffusion_pytorch_model.safetensors")}
 
 
-def holds_run(folder: Path) -> bool:
-    """Return whether a training was begun in `folder` or below."""
-    return any(folder.rglob("state.safetensors"))
-
-
-def expect_new(folder: Path) -> None:
-    """Raise ValueError if `folder` holds a run."""
-    if holds_run(folder):
+def holds_run(folder: Path, allowed: bool = True) -> bool:
+    """Return whether a training was begun in `folder` or below. Raises ValueError for one that is not `allowed`."""
+    if (found := any(folder.rglob("state.safetensors"))) and not allowed:
         raise ValueError(f"{folder} already holds a run; continue it with --resume, or delete it to start over")
+    return found
 
 
 def same_run(folder: Path, resume: bool, settings: dict) -> None:
@@ -45,10 +41,8 @@ def same_run(folder: Path, resume: bool, settings: dict) -> None:
 
     Raises ValueError if a resumed run was begun with something else, or if a new one would replace one that is there.
     """
-    if not resume:
-        expect_new(folder)
     note = folder / "run.json"
-    if not note.exists() or not holds_run(folder):
+    if not holds_run(folder, resume) or not note.exists():
         write_json(note, {"settings": settings, "seconds": 0.0})
     before = read_json(note)["settings"]
     changed = [f"{name} was {before.get(name)!r} and is now {settings.get(name)!r}"
@@ -108,8 +102,7 @@ def run_all(profiles: dict[str, Profile], root: Path, resume: bool = False, devi
 
     resume: go on with what is there. Raises as `run`.
     """
-    if not resume:    # said now, and not hours later, when the stage comes that is there already
-        expect_new(root / "training")
+    holds_run(root / "training", resume)    # refused now, and not hours later, when the stage comes that is there
     planned = spent = 0.0    # minutes of the stages done: the pace of this machine
     for k, (name, profile) in enumerate(profiles.items()):
         later = sum(each.minutes for each in [*profiles.values()][k + 1:]) * (spent / planned if planned else 1)

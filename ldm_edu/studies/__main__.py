@@ -6,8 +6,8 @@ from importlib import import_module
 from ..support.commands import choose, command_line, run_command
 
 STUDIES = {
-    "autoencoder_losses": "one small autoencoder trained with four losses (chapter 03)",
     "bench": "time and memory of sampling, beside diffusers",
+    "first_stage": "a small autoencoder with four losses, eight sizes and a codebook (chapter 03)",
     "gan_versus_diffusion": "both at the same training compute, five seeds each (chapter 10)",
     "pixel_unet": "train the pixel model of chapter 02, to data/pixels",
     "prompt_following": "what makes a U-Net follow its prompt (chapter 06)",

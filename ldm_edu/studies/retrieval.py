@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .. import DATA, clip
 from ..metrics.caption_accuracy import facts
 from ..recipes.train_clip import FOLDER, ClipLearner
-from ..support.tables import read_table, write_table
+from ..support.tables import write_table
 from ..tiny_worlds.captions import SAID, Caption, Mention, phrase
 from ..tiny_worlds.datasets import TinyWorlds, paint_all, render, seeds_of, to_float
 from ..tiny_worlds.scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Scene, make_scene
@@ -32,11 +32,7 @@ TABLE = DATA / "retrieval" / "table.csv"
 PAIRS = (250, 1000, 4000, 16_000)    # of the study
 SMALL = (replace(clip.TINY, dim=64, layers=2, mlp_dim=256), replace(clip.TINY_IMAGE, dim=64, layers=2, mlp_dim=256), 64)
 PLAIN, BATCH = TrainConfig(600, lr=3e-3, warmup=20, ema=0.98), 64
-DIFFERENCES = {"sky": "by day / at night", "kind": "a red house / a red cat", "colour": "a red house / a blue house",
-               "size": "a small red house / a big red house", "place": "a red house on the left / … on the right",
-               "relation": "a red house to the left of a blue cat / … to the right of …",
-               "whose colour": "a red house and a blue cat / a blue house and a red cat",
-               "number": "two red houses / three red houses"}
+DIFFERENCES = ("sky", "kind", "colour", "size", "place", "relation", "whose colour", "number")
 
 
 class Retrieval(NamedTuple):
@@ -161,11 +157,6 @@ def sibling_accuracy(learner: ClipLearner, count: int = 200) -> dict[str, float]
         true, false = (embed(learner, list(texts)) for texts in captions)
         found[difference] = ((true - false) * embed(learner, paint_all(scenes)[0])).sum(1).gt(0).float().mean().item()
     return found
-
-
-def load_retrieval(path: Path = TABLE) -> list[Retrieval]:
-    """Load the recorded table. Raises FileNotFoundError if there is none."""
-    return read_table(path, Retrieval)
 
 
 def add_options(parser: ArgumentParser) -> None:

@@ -251,10 +251,12 @@ def test_every_known_mistake_gets_its_own_hint(id):
 
 
 def test_a_gradient_must_reach_every_argument_that_asks_for_one():
-    hint = "Hint 03.1: The values are right, but no gradient passes"
-    for cut in (lambda m, v, e: m + (v / 2).exp().detach() * e, lambda m, v, e: m.detach() + (v / 2).exp() * e,
-                lambda m, v, e: (m + (v / 2).exp() * e).tolist()):
-        assert outcome("03.1", cut).startswith(hint)
+    right = EXERCISES["03.2"].right
+    for cut, hint in ((lambda a, b, w: right(a.detach(), b, w), "but no gradient passes"),
+                      (lambda a, b, w: right(a, b.detach(), w), "but no gradient passes"),
+                      (lambda a, b, w: right(a, b, w).tolist(), "but no gradient passes"),
+                      (lambda a, b, w: (right(a, b, w) + right(a, b.detach(), w)) / 2, "but their gradient is not")):
+        assert outcome("03.2", cut).startswith(f"Hint 03.2: The values are right, {hint}")
 
 
 @every_exercise

@@ -137,3 +137,15 @@ def test_a_picture_table_has_named_rows_and_titled_columns():
     assert [axis.get_ylabel() for axis in figure.axes[::2]] == ["scenes", "maps"]
     assert [axis.get_title() for axis in figure.axes] == ["one", "two", "", ""]
     assert all(axis.images for axis in figure.axes)
+
+
+@pytest.mark.parametrize("side, scale", [(64, 2), (32, 4), (128, 1)])
+def test_a_lossless_picture_table_keeps_every_pixel(side, scale):
+    noise = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
+    table = viz.picture_table({"a": noise[:2], "a long name": noise[2:]}, ["x", "y"], "Noise")
+    picture = Image.open(io.BytesIO(viz.plot(table, lossless=True).data))
+    found = np.array(picture)
+    assert picture.format == "PNG" and found.shape == (45 + 2 * 132, 85 + 2 * 132, 3)
+    for i, image in enumerate(noise):
+        y, x = 45 + i // 2 * 132, 85 + i % 2 * 132
+        assert np.array_equal(found[y:y + 128, x:x + 128], np.array(viz.to_pil(image, scale)))

@@ -20,8 +20,8 @@ from ldm_edu.studies.__main__ import main
 from ldm_edu.studies.retrieval import (
     BATCH,
     DIFFERENCES,
+    Retrieval,
     embed,
-    load_retrieval,
     pairs_of,
     questions,
     recall,
@@ -31,6 +31,7 @@ from ldm_edu.studies.retrieval import (
     train_on_pairs,
     zero_shot,
 )
+from ldm_edu.support.tables import read_table
 from ldm_edu.tiny_worlds.captions import Caption, make_caption
 from ldm_edu.tiny_worlds.datasets import seeds_of
 from ldm_edu.tiny_worlds.scenes import HELD_OUT, make_scene, sibling
@@ -137,12 +138,12 @@ def test_telling_prefers_a_caption_that_is_false_of_the_other(monkeypatch):
 
 
 def test_the_stored_table_and_a_shorter_study(tmp_path, monkeypatch):
-    assert [row.pairs for row in load_retrieval()] == list(retrieval.PAIRS)
+    assert [row.pairs for row in read_table(retrieval.TABLE, Retrieval)] == list(retrieval.PAIRS)
     monkeypatch.setattr(retrieval, "PAIRS", (4, 8))
     monkeypatch.setattr(retrieval, "SMALL", TINY)
     monkeypatch.setattr(retrieval, "train_on_pairs", partial(train_on_pairs, config=TrainConfig(2)))
     main(["retrieval", "--study", "--count", "6", "--out", str(tmp_path / "table.csv")])
-    rows = load_retrieval(tmp_path / "table.csv")
+    rows = read_table(tmp_path / "table.csv", Retrieval)
     assert [row.pairs for row in rows] == [4, 8] and all(0 <= share <= 1 for row in rows for share in row[1:])
 
 

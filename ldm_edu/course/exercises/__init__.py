@@ -80,9 +80,11 @@ def _grade(exercise: Exercise, answer: Any) -> bool:
             if not _difference(found, _results(exercise, mistake), exercise.tolerance):
                 raise Hint(hint)
         raise Hint(f"{wrong} {exercise.hint}")
-    if exercise.cases and not all(_differentiable(answer, arguments) for arguments in exercise.cases()):
-        raise Hint("The values are right, but no gradient passes. Compute the result from the arguments with torch's "
-                   "differentiable functions, without .detach(), .item() or no_grad.")
+    for arguments in exercise.cases() if exercise.cases else ():
+        if (gradients := _gradients(answer, arguments)) is None:
+            raise Hint("The values are right, but no gradient passes: .detach(), .item(), no_grad or an index cuts it.")
+        if _difference(gradients, _gradients(exercise.right, arguments), 10 * exercise.tolerance):
+            raise Hint("The values are right, but their gradient is not. Look at what you detach, and what you do not.")
     return True
 
 
@@ -113,15 +115,15 @@ def _call(answer: Callable, arguments: tuple) -> Any:
     return result
 
 
-def _differentiable(answer: Callable, arguments: tuple) -> bool:
-    """Return whether the result has a gradient with respect to every argument that requires one."""
-    wanted = [a for a in arguments if isinstance(a, Tensor) and a.requires_grad]
-    if not wanted:
-        return True
-    result = _call(answer, arguments)
-    if not isinstance(result, Tensor) or not result.requires_grad:
-        return False
-    return all(g is not None for g in torch.autograd.grad(result.sum(), wanted, allow_unused=True))
+def _gradients(answer: Callable, arguments: tuple) -> tuple[Tensor, ...] | None:
+    """Return gradients of the result, weighted at random, for all arguments and weights that require one, or None."""
+    parts = [p for a in arguments for p in (a.parameters() if isinstance(a, torch.nn.Module) else [a])]
+    wanted = [p for p in parts if isinstance(p, Tensor) and p.requires_grad]
+    result = _call(answer, arguments) if wanted else None
+    if not wanted or not isinstance(result, Tensor) or not result.requires_grad:
+        return None if wanted else ()
+    found = torch.autograd.grad((result * draw(0, *result.shape)).sum(), wanted, allow_unused=True)
+    return None if any(gradient is None for gradient in found) else found
 
 
 def _missing(result: Any) -> bool:

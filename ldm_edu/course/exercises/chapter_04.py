@@ -1,4 +1,6 @@
-"""Exercises of chapter 04: the causal mask, cutting an image into patches, the contrastive loss, recall at k."""
+"""Exercises of chapter 04: byte-pair encoding, cutting an image into patches, the contrastive loss, false negatives."""
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -8,21 +10,29 @@ from . import Exercise, draw
 EXERCISES = {}
 
 
-# --- 04.1: who may look at whom
-def _mask(n, diagonal=0):
-    return torch.ones(n, n, dtype=torch.bool).tril(diagonal)
+# --- 04.1: replay the merges on a new word
+def _encode(word, merges, most=100):
+    pieces = list(word)
+    for pair in merges:
+        i = done = 0
+        while i < len(pieces) - 1:
+            if tuple(pieces[i:i + 2]) == pair and done < most:
+                pieces[i:i + 2], done = ["".join(pair)], done + 1
+            i += 1
+    return tuple(pieces)
 
 
 EXERCISES["04.1"] = Exercise(
-    right=_mask,
-    cases=lambda: [(4,), (7,)],
-    hint="Row i, column j is True where j is not after i.",
+    right=_encode,
+    cases=lambda: [("snowman", [("o", "w"), ("n", "ow"), ("s", "now")]), ("nownow", [("o", "w"), ("n", "ow")]),
+                   ("abcd", [("b", "c"), ("a", "b"), ("c", "d"), ("bc", "d")]), ("aaa", [("a", "a")]),
+                   ("xabyab", [("p", "q"), ("a", "b"), ("b", "y")]), ("cat", [])],
+    hint="Start from single letters; for each merge, in the order learned, join every such pair of neighbours.",
     mistakes={
-        "Transposed: your tokens look at those after them. Rows look, columns are looked at.": lambda n: _mask(n).T,
-        "A token must see itself as well: the first one would have nothing to look at.": lambda n: _mask(n, -1),
-        "You mark what is hidden. True means: may look.": lambda n: ~_mask(n),
-        "You hide nothing: this is the image transformer's mask.": lambda n: torch.ones(n, n, dtype=torch.bool),
-        "One token too many: each of yours sees the next one, which is what it should predict.": lambda n: _mask(n, 1)})
+        "You join a pair only where it first occurs. Join it everywhere in the word.":
+            lambda word, merges: _encode(word, merges, most=1),
+        "Your merges run in reverse. The pair learned first is joined first.":
+            lambda word, merges: _encode(word, merges[::-1])})
 
 
 # --- 04.2: an image as a sequence
@@ -32,65 +42,65 @@ def _patches(images, size):
 
 EXERCISES["04.2"] = Exercise(
     right=_patches,
-    cases=lambda: [(draw(0, 2, 3, 12, 12), 4), (draw(1, 1, 3, 10, 10), 5)],
+    cases=lambda: [(draw(0, 2, 3, 12, 12), 4), (draw(1, 1, 3, 10, 10), 5), (draw(2, 2, 3, 6, 6), 6)],
     hint="One row for each patch, in reading order; in a row all of channel 0, then 1, then 2, each row by row.",
     mistakes={
-        "Patches and pixels are swapped: return (B, patches, 3 · size · size).": lambda x, size: _patches(x, size).mT,
         "Your patches go down the columns. Take them in reading order.": lambda x, size:
             _patches(x.mT, size).unflatten(2, (3, size, size)).mT.flatten(2),
         "reshape alone cuts lines out of one channel. Split both sides into (patch, pixel) first.":
             lambda x, size: x.reshape(len(x), -1, 3 * size * size),
         "The order within a patch is wrong: channels come first, as in a convolution's weight, not last.":
-            lambda x, size: _patches(x, size).unflatten(2, (3, size * size)).mT.flatten(2),
-        "Your patches overlap. Move on by `size` pixels.": lambda x, size: F.unfold(x, size).transpose(1, 2),
-        "Rows and columns within a patch are swapped.":
-            lambda x, size: _patches(x, size).unflatten(2, (3, size, size)).mT.flatten(2)})
+            lambda x, size: _patches(x, size).unflatten(2, (3, size * size)).mT.flatten(2)})
 
 
 # --- 04.3: the contrastive loss
-def _to_texts(images, texts, factor):
-    """Which text belongs to each image."""
-    return F.cross_entropy(factor * images @ texts.T, torch.arange(len(images)))
-
-
-def _both(images, texts, factor):
-    return (_to_texts(images, texts, factor) + _to_texts(texts, images, factor)) / 2
+def _questions(logits):
+    return F.cross_entropy(logits, torch.arange(len(logits)))
 
 
 EXERCISES["04.3"] = Exercise(
     right=contrastive_loss,
-    cases=lambda: [(F.normalize(draw(n, n, 6), dim=1), F.normalize(draw(n + 1, n, 6), dim=1), torch.tensor(scale))
-                   for n, scale in ((3, 1.2), (5, 2.0))],
-    hint="Logits exp(logit_scale) · images · textsᵀ; cross-entropy of the rows and of the columns; their mean.",
+    cases=lambda: [(F.normalize(draw(n, n, width), dim=1).requires_grad_(),
+                    F.normalize(draw(n + 1, n, width), dim=1).requires_grad_(), torch.tensor(scale).requires_grad_())
+                   for n, width, scale in ((3, 6, 1.2), (5, 6, 2.0), (6, 2, math.log(99.0)))],
+    hint="Logits exp(logit_scale) · images · textsᵀ; cross-entropy of the rows and of the columns; their mean. For "
+         "large logits use log_softmax or F.cross_entropy: the log of a softmax that is 0 is infinite.",
     mistakes={
         "You ask one question only: which text belongs to an image. Ask the columns, too.":
-            lambda images, texts, scale: _to_texts(images, texts, scale.exp()),
+            lambda images, texts, scale: _questions(scale.exp() * images @ texts.T),
         "You ask one question only: which image belongs to a text. Ask the rows, too.":
-            lambda images, texts, scale: _to_texts(texts, images, scale.exp()),
-        "logit_scale is a logarithm. Take its exp.": _both,
-        "You divide by the scale. It is 1 / temperature already.":
-            lambda images, texts, scale: _both(images, texts, (-scale).exp()),
-        "The scale is not used: cosines alone are too close together for a clear decision.":
-            lambda images, texts, scale: _both(images, texts, 1),
-        "You add the two losses. Take their mean.": lambda *args: 2 * contrastive_loss(*args),
+            lambda images, texts, scale: _questions(scale.exp() * texts @ images.T),
+        "logit_scale is a logarithm. Take its exp.": lambda images, texts, scale:
+            contrastive_loss(images, texts, scale.log()),
         "You add up over the batch. Take the mean, or a larger batch makes a larger step.":
             lambda images, texts, scale: len(images) * contrastive_loss(images, texts, scale)})
 
 
-# --- 04.4: found among the k nearest
-def _recall(similarity, k):
-    best = similarity.topk(k, dim=1).indices
-    return (best == torch.arange(len(similarity))[:, None]).any(1).float().mean().item()
+# --- 04.4: what fits is no negative
+def _masked(similarity, rows, columns, scale):
+    """Hide `rows` from the rows' questions and `columns` from the columns'."""
+    hidden = [(scale * similarity).masked_fill(mask, -torch.inf) for mask in (rows, columns)]
+    return (_questions(hidden[0]) + _questions(hidden[1].T)) / 2
+
+
+def _others(fits):
+    return fits & ~torch.eye(len(fits), dtype=torch.bool)
 
 
 EXERCISES["04.4"] = Exercise(
-    right=_recall,
-    cases=lambda: [(2 * torch.eye(40) + draw(s, 40, 40) + 0.4 * draw(s + 9, 1, 40), k)
-                   for s, k in ((0, 1), (1, 5), (2, 10))],
-    hint="For each row: is the diagonal entry among the k largest? Then the mean.",
+    right=lambda cosines, fits, scale: _masked(cosines, _others(fits), _others(fits), scale),
+    cases=lambda: [
+        (draw(seed, 4, 4).clamp(-1, 1).requires_grad_(), 9 * torch.eye(4) + draw(seed + 9, 4, 4) > least, scale)
+        for seed, least, scale in ((0, 0.5, 5.0), (1, 0.2, 2.0), (2, 1.0, 100.0), (3, -9, 5.0), (4, 8, 5.0))],
+    hint="Set the logits of what fits, except the diagonal, to -inf before both softmaxes; then the usual loss.",
     mistakes={
-        "You look down the columns. Each row is one query.": lambda similarity, k: _recall(similarity.T, k),
-        "k is not used: yours is always R@1.": lambda similarity, k: _recall(similarity, 1),
-        "You take the k lowest. A high similarity means near.": lambda similarity, k: _recall(-similarity, k),
-        "One too many: at most k - 1 others may rank above it.": lambda similarity, k: _recall(similarity, k + 1),
-        "You return a count instead of a share.": lambda similarity, k: len(similarity) * _recall(similarity, k)})
+        "fits is not used: what fits is still punished.":
+            lambda cosines, fits, scale: _masked(cosines, fits & False, fits & False, scale),
+        "You hide what does not fit. Those are the true negatives, from which it learns.":
+            lambda cosines, fits, scale: _masked(cosines, ~fits, ~fits, scale),
+        "A logit of 0 is not nothing: e^0 = 1 still stands in the denominator. Use -inf.":
+            lambda cosines, fits, scale: _masked(cosines * ~_others(fits), fits & False, fits & False, scale),
+        "You mask the rows' questions alone. What fits must go from the columns' as well.":
+            lambda cosines, fits, scale: _masked(cosines, _others(fits), fits & False, scale),
+        "The right answers are hidden, too: fits is True on the diagonal. Leave that one in.":
+            lambda cosines, fits, scale: _masked(cosines, fits, fits, scale)})

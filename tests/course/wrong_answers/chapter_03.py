@@ -1,78 +1,69 @@
 """Wrong answers to the exercises of chapter 03, each with a part of its hint."""
+import math
+
 import torch
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
 # --- 03.1
 
-def takes_the_variance(mean, logvar, eps):
-    return torch.addcmul(mean, torch.exp(logvar), eps)
+def divergences(mean, logvar, s):
+    return kl_divergence(Normal(mean, logvar.exp().sqrt()), Normal(0.0, s)).sum((1, 2, 3))
 
 
-def takes_the_logarithm(mean, logvar, eps):
-    return torch.addcmul(mean, logvar, eps)
+def ignores_the_prior(mean, logvar, s):
+    return divergences(mean, logvar, 1.0)
 
 
-def forgets_the_width(mean, logvar, eps):
-    return torch.add(mean, eps)
+def drops_the_constant(mean, logvar, s):
+    return (((mean**2 + logvar.exp()) / s**2 - 1 - logvar) / 2).sum((1, 2, 3))
 
 
-def divides_by_the_deviation(mean, logvar, eps):
-    return mean + eps / torch.exp(logvar).sqrt()
+def turns_the_constant(mean, logvar, s):
+    return (((mean**2 + logvar.exp()) / s**2 - 1 - logvar) / 2 - math.log(s)).sum((1, 2, 3))
 
 
-def forgets_the_mean(mean, logvar, eps):
-    return torch.exp(logvar / 2) * eps
+def divides_by_the_width(mean, logvar, s):
+    return (((mean**2 + logvar.exp()) / s - 1 - logvar) / 2 + math.log(s)).sum((1, 2, 3))
 
 
-def halves_the_variance(mean, logvar, eps):
-    return mean + 0.5 * torch.exp(logvar) * eps
+def forgets_the_half(mean, logvar, s):
+    return ((mean**2 + logvar.exp()) / s**2 - 1 - logvar + 2 * math.log(s)).sum((1, 2, 3))
 
 
-def returns_mean_and_noise(mean, logvar, eps):
-    return mean, torch.exp(logvar / 2) * eps
+def averages(mean, logvar, s):
+    return divergences(mean, logvar, s) / 16
 
 
-def cuts_the_gradient(mean, logvar, eps):
-    with torch.no_grad():
-        return mean + torch.exp(logvar / 2) * eps
+def sums_the_batch(mean, logvar, s):
+    return divergences(mean, logvar, s).sum()
+
+
+def averages_the_batch(mean, logvar, s):
+    return divergences(mean, logvar, s).mean()
+
+
+def turns_everything(mean, logvar, s):
+    return -divergences(mean, logvar, s)
+
+
+def takes_the_deviation(mean, logvar, s):
+    return (((mean**2 + (logvar / 2).exp()) / s**2 - 1 - logvar) / 2 + math.log(s)).sum((1, 2, 3))
+
+
+def swaps_the_two(mean, logvar, s):
+    return kl_divergence(Normal(0.0, s), Normal(mean, logvar.exp().sqrt())).sum((1, 2, 3))
+
+
+def keeps_the_map(mean, logvar, s):
+    return kl_divergence(Normal(mean, logvar.exp().sqrt()), Normal(0.0, s))
+
+
+def trains_the_mean_alone(mean, logvar, s):
+    return divergences(mean, logvar.detach(), s)
 
 
 # --- 03.2
-
-def divergences(mean, logvar):
-    return kl_divergence(Normal(mean, logvar.exp().sqrt()), Normal(0.0, 1.0))
-
-
-def forgets_the_half(mean, logvar):
-    return torch.sum(mean**2 + logvar.exp() - logvar - 1, dim=[1, 2, 3])
-
-
-def averages(mean, logvar):
-    return divergences(mean, logvar).flatten(1).mean(1)
-
-
-def sums_the_batch(mean, logvar):
-    return divergences(mean, logvar).sum()
-
-
-def takes_the_deviation(mean, logvar):
-    return (mean**2 + (logvar / 2).exp() - logvar - 1).flatten(1).sum(1) / 2
-
-
-def turns_the_sign(mean, logvar):
-    return (mean**2 + logvar.exp() + logvar - 1).flatten(1).sum(1) / 2
-
-
-def drops_the_mean(mean, logvar):
-    return (logvar.exp() - logvar - 1).flatten(1).sum(1) / 2
-
-
-def keeps_the_map(mean, logvar):
-    return divergences(mean, logvar)
-
-
-# --- 03.3
 
 def unit(x, dim):
     return x / x.pow(2).sum(dim, keepdim=True).sqrt()
@@ -110,69 +101,112 @@ def ignores_the_weights(a, b, weights):
     return (unit(a, 1) - unit(b, 1)).pow(2).sum(1).mean([1, 2])
 
 
-def averages_the_batch(a, b, weights):
+def averages_pictures(a, b, weights):
     return compared(a, b, weights, 1).mean()
+
+
+def detaches_the_features(a, b, weights):
+    return compared(a.detach(), b.detach(), weights, 1)
+
+
+def detaches_the_lengths(a, b, weights):
+    a, b = (x / x.detach().pow(2).sum(1, keepdim=True).sqrt() for x in (a, b))
+    return ((a - b) ** 2 * weights.view(-1, 1, 1)).sum(1).mean([1, 2])
+
+
+# --- 03.3
+
+def count(kernels, strides, apart=1, side=1):
+    for kernel, stride in zip(kernels, strides):
+        side, apart = side + (kernel - 1) * apart, apart * stride
+    return side, apart
+
+
+def uses_its_own_stride(kernels, strides):
+    side, apart = 1, 1
+    for kernel, stride in zip(kernels, strides):
+        apart *= stride
+        side += (kernel - 1) * apart
+    return side, apart
+
+
+def ignores_the_strides(kernels, strides):
+    return 1 + sum(k - 1 for k in kernels), math.prod(strides)
+
+
+def gives_the_last_stride(kernels, strides):
+    return count(kernels, strides)[0], strides[-1]
+
+
+def begins_at_the_logit(kernels, strides):
+    return count(kernels[::-1], strides[::-1])
+
+
+def adds_whole_kernels(kernels, strides):
+    return count([k + 1 for k in kernels], strides)
+
+
+def begins_with_nothing(kernels, strides):
+    return count(kernels, strides, side=0)
+
+
+def gives_the_side_alone(kernels, strides):
+    return count(kernels, strides)[0]
 
 
 # --- 03.4
 
-def zero():
-    return torch.zeros(())
+def furthest(z, codebook):
+    return z + (codebook[torch.cdist(z, codebook).argmax(1)] - z).detach()
 
 
-def swaps_the_sides(real, fake):
-    return (torch.maximum(1 + real, zero()).mean() + torch.maximum(1 - fake, zero()).mean()) / 2
+def returns_the_latents(z, codebook):
+    return 1 * z
 
 
-def rewards_fakes(real, fake):
-    return (torch.maximum(1 - real, zero()).mean() + torch.maximum(1 - fake, zero()).mean()) / 2
+def takes_the_dot_product(z, codebook):
+    return z + (codebook[torch.argmax(z @ codebook.mT, dim=1)] - z).detach()
 
 
-def forgets_the_hinge(real, fake):
-    return 1 + (fake.mean() - real.mean()) / 2
+def returns_numbers(z, codebook):
+    return torch.cdist(z, codebook).min(1).indices
 
 
-def adds_without_a_half(real, fake):
-    return torch.clamp(1 - real, min=0).mean() + torch.clamp(1 + fake, min=0).mean()
+def mixes_the_codes(z, codebook):
+    return F.softmax(-torch.cdist(z, codebook), dim=-1) @ codebook
 
 
-def forgets_the_margin(real, fake):
-    return (torch.clamp(-real, min=0).mean() + torch.clamp(fake, min=0).mean()) / 2
+def passes_no_gradient(z, codebook):
+    return codebook[torch.cdist(z, codebook).argmin(1)]
 
 
-def cuts_the_mean(real, fake):
-    return (torch.clamp(1 - real.mean(), min=0) + torch.clamp(1 + fake.mean(), min=0)) / 2
+def passes_twice_the_gradient(z, codebook):
+    codes = codebook[torch.cdist(z, codebook).argmin(1)]
+    return codes + 2 * (z - z.detach())
 
 
-def takes_cross_entropy(real, fake):
-    return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
-
-
-def keeps_the_patches(real, fake):
-    return (F.relu(1 - real) + F.relu(1 + fake)) / 2
+def returns_a_pair(z, codebook):
+    numbers = torch.cdist(z, codebook).argmin(1)
+    return codebook[numbers], numbers
 
 
 WRONG = {
     "03.1": [
-        (takes_the_variance, "exp(logvar) is the variance"),
-        (takes_the_logarithm, "It is a logarithm"),
-        (forgets_the_width, "the log-variance is not used"),
-        (divides_by_the_deviation, "a large log-variance must give much noise"),
-        (forgets_the_mean, "without the mean"),
-        (halves_the_variance, "The values are off"),
-        (returns_mean_and_noise, "Expected a tensor of shape (2, 4, 3, 3), got a tuple of 2"),
-        (cuts_the_gradient, "no gradient passes"),
-    ],
-    "03.2": [
+        (ignores_the_prior, "the width of the prior is not used"),
+        (drops_the_constant, "The constant log s"),
+        (turns_the_constant, "The sign of log s"),
+        (divides_by_the_width, "You divide by s"),
         (forgets_the_half, "the ½ is missing"),
         (averages, "their divergences add up"),
-        (sums_the_batch, "Return one number per picture"),
-        (takes_the_deviation, "in its place"),
-        (turns_the_sign, "must have its minimum"),
-        (drops_the_mean, "still lie elsewhere"),
+        (sums_the_batch, "You add up the batch"),
+        (averages_the_batch, "You average over the batch"),
+        (turns_everything, "never negative"),
+        (takes_the_deviation, "The values are off"),
+        (swaps_the_two, "The values are off"),
         (keeps_the_map, "Expected a tensor of shape (3,), got a tensor of shape (3, 4, 2, 2)"),
+        (trains_the_mean_alone, "no gradient passes"),
     ],
-    "03.3": [
+    "03.2": [
         (does_not_normalise, "would outvote the others"),
         (normalises_pixels, "You normalise over the pixels"),
         (normalises_everything, "Normalise each pixel"),
@@ -180,16 +214,27 @@ WRONG = {
         (averages_channels, "Take the weighted sum"),
         (weighs_before_squaring, "You square the weights"),
         (ignores_the_weights, "The weights are not used"),
-        (averages_the_batch, "Expected a tensor of shape (2,), got a number"),
+        (averages_pictures, "Expected a tensor of shape (2,), got a number"),
+        (detaches_the_features, "no gradient passes"),
+        (detaches_the_lengths, "their gradient is not"),
+    ],
+    "03.3": [
+        (uses_its_own_stride, "spreads its outputs"),
+        (ignores_the_strides, "The strides are not used"),
+        (gives_the_last_stride, "the product of all strides"),
+        (begins_at_the_logit, "begin at the picture"),
+        (adds_whole_kernels, "A kernel of k adds k - 1"),
+        (begins_with_nothing, "The values are off"),
+        (gives_the_side_alone, "Expected 2 results, got a number"),
     ],
     "03.4": [
-        (swaps_the_sides, "rewards low logits for originals"),
-        (rewards_fakes, "take decoded images for originals"),
-        (forgets_the_hinge, "the logits grow without limit"),
-        (adds_without_a_half, "The ½ is missing"),
-        (forgets_the_margin, "the logits must reach 1 and -1"),
-        (cuts_the_mean, "a good patch makes up for a bad one"),
-        (takes_cross_entropy, "The values are off"),
-        (keeps_the_patches, "Expected a number, got a tensor of shape (2, 1, 6, 6)"),
+        (furthest, "the code furthest away"),
+        (returns_the_latents, "The decoder must read codes"),
+        (takes_the_dot_product, "the largest dot product"),
+        (returns_numbers, "Look the codes up"),
+        (mixes_the_codes, "The decoder must read one"),
+        (passes_no_gradient, "no gradient passes"),
+        (passes_twice_the_gradient, "their gradient is not"),
+        (returns_a_pair, "Expected a tensor of shape (12, 3), got a tuple of 2"),
     ],
 }

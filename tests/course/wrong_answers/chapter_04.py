@@ -4,30 +4,61 @@ import torch.nn.functional as F
 
 # --- 04.1
 
-def looks_ahead(n):
-    return torch.triu(torch.ones(n, n)).bool()
+def join(pieces, pair):
+    """Join every such pair of neighbours."""
+    out = []
+    for piece in pieces:
+        if out and (out[-1], piece) == pair:
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return out
 
 
-def sees_not_itself(n):
-    i = torch.arange(n)
-    return i[None, :] < i[:, None]
+def only_the_first(word, merges):
+    pieces = list(word)
+    for a, b in merges:
+        for i in range(len(pieces) - 1):
+            if (pieces[i], pieces[i + 1]) == (a, b):
+                pieces = pieces[:i] + [a + b] + pieces[i + 2:]
+                break
+    return pieces
 
 
-def marks_what_is_hidden(n):
-    return torch.triu(torch.ones(n, n), diagonal=1) > 0
+def longest_match(word, merges):
+    known, pieces, i = {a + b for a, b in merges} | set(word), [], 0
+    while i < len(word):
+        end = max(j for j in range(i + 1, len(word) + 1) if word[i:j] in known)
+        pieces.append(word[i:end])
+        i = end
+    return pieces
 
 
-def hides_nothing(n):
-    return torch.full((n, n), True)
+def last_merge_first(word, merges):
+    pieces = list(word)
+    for pair in reversed(merges):
+        pieces = join(pieces, pair)
+    return tuple(pieces)
 
 
-def sees_the_next(n):
-    i = torch.arange(n)
-    return i[None, :] <= i[:, None] + 1
+def letters(word, merges):
+    return list(word)
 
 
-def adds_infinities(n):
-    return torch.triu(torch.full((n, n), float("-inf")), diagonal=1)
+def joins_all_with_spaces(word, merges):
+    pieces = list(word)
+    for pair in merges:
+        pieces = join(pieces, pair)
+    return " ".join(pieces)
+
+
+def stops_at_a_merge_that_does_not_occur(word, merges):
+    pieces = list(word)
+    for pair in merges:
+        if (joined := join(pieces, pair)) == pieces:
+            break
+        pieces = joined
+    return tuple(pieces)
 
 
 # --- 04.2
@@ -104,6 +135,15 @@ def keeps_the_batch(images, texts, logit_scale):
     return both(logit_scale.exp() * images @ texts.T)
 
 
+def item_of_the_scale(images, texts, logit_scale):
+    return both(torch.exp(logit_scale).item() * images @ texts.T).mean()
+
+
+def log_of_softmax(images, texts, logit_scale):
+    logits = logit_scale.exp() * images @ texts.T
+    return -(logits.softmax(0).log() + logits.softmax(1).log()).diag().mean() / 2
+
+
 def forgets_the_logarithm(images, texts, logit_scale):
     logits = logit_scale.exp() * images @ texts.T
     return -(logits.softmax(0) + logits.softmax(1)).diag().mean() / 2
@@ -111,52 +151,71 @@ def forgets_the_logarithm(images, texts, logit_scale):
 
 # --- 04.4
 
-def above(similarity, dim=1):
-    """How many are nearer than the true one."""
-    true = similarity.diag()
-    return (similarity > (true[:, None] if dim == 1 else true[None])).sum(dim)
+def cost(logits):
+    return -(logits.log_softmax(0) + logits.log_softmax(1)).diag().mean() / 2
 
 
-def looks_down_the_columns(similarity, k):
-    return (above(similarity, dim=0) < k).float().mean()
+def others(fits):
+    return fits & ~torch.eye(len(fits), dtype=torch.bool)
 
 
-def ignores_k(similarity, k):
-    return (similarity.argmax(1) == torch.arange(len(similarity))).float().mean()
+def right(similarity, fits, scale):
+    return cost((scale * similarity).masked_fill(others(fits), float("-inf")))
 
 
-def takes_the_lowest(similarity, k):
-    return (similarity.argsort(1)[:, :k] == torch.arange(len(similarity))[:, None]).any(1).float().mean()
+def ignores_fits(similarity, fits, scale):
+    return cost(scale * similarity)
 
 
-def one_too_many(similarity, k):
-    return (above(similarity) <= k).float().mean()
+def hides_the_rest(similarity, fits, scale):
+    return cost((scale * similarity).masked_fill(~fits, float("-inf")))
 
 
-def counts(similarity, k):
-    return float((above(similarity) < k).sum())
+def multiplies_by_zero(similarity, fits, scale):
+    return cost(scale * similarity * ~others(fits))
 
 
-def returns_each_row(similarity, k):
-    return above(similarity) < k
+def masks_rows_alone(similarity, fits, scale):
+    logits = scale * similarity
+    rows = logits.masked_fill(others(fits), float("-inf")).log_softmax(1).diag()
+    return -(rows + logits.log_softmax(0).diag()).mean() / 2
+
+
+def hides_itself(similarity, fits, scale):
+    return cost((scale * similarity).masked_fill(fits, float("-inf")))
+
+
+def scale_lost(similarity, fits, scale):
+    return right(similarity, fits, 1)
+
+
+def keeps_each_question(similarity, fits, scale):
+    logits = (scale * similarity).masked_fill(others(fits), float("-inf"))
+    return -(logits.log_softmax(0) + logits.log_softmax(1)).diag() / 2
+
+
+def without_gradient(similarity, fits, scale):
+    with torch.no_grad():
+        return right(similarity, fits, scale)
 
 
 WRONG = {
-    "04.1": [(looks_ahead, "Transposed"), (sees_not_itself, "A token must see itself"),
-             (marks_what_is_hidden, "You mark what is hidden"), (hides_nothing, "You hide nothing"),
-             (sees_the_next, "One token too many"),
-             (adds_infinities, "Expected a boolean tensor of shape (4, 4), got")],
-    "04.2": [(forgets_to_transpose, "Patches and pixels are swapped"), (goes_down_the_columns, "down the columns"),
+    "04.1": [(only_the_first, "only where it first occurs"), (longest_match, "in the order learned"),
+             (last_merge_first, "run in reverse"), (letters, "for each merge"),
+             (joins_all_with_spaces, "for each merge"), (stops_at_a_merge_that_does_not_occur, "for each merge")],
+    "04.2": [(forgets_to_transpose, "Expected a tensor of shape"), (goes_down_the_columns, "down the columns"),
              (only_reshapes, "reshape alone"), (puts_channels_last, "channels come first"),
-             (overlaps, "Your patches overlap"), (turns_each_patch, "Rows and columns within a patch"),
+             (overlaps, "One row for each patch"), (turns_each_patch, "each row by row"),
              (keeps_rows_and_columns, "Expected a tensor of shape (2, 9, 48), got a tensor of shape (2, 3, 3, 48)")],
     "04.3": [(asks_the_rows, "which text belongs"), (asks_the_columns, "which image belongs"),
-             (takes_the_logarithm, "Take its exp"), (divides, "1 / temperature already"),
-             (forgets_the_scale, "The scale is not used"), (adds_both, "Take their mean"),
+             (takes_the_logarithm, "Take its exp"), (divides, "cross-entropy of the rows"),
+             (forgets_the_scale, "cross-entropy of the rows"), (adds_both, "cross-entropy of the rows"),
              (adds_over_the_batch, "over the batch"),
              (keeps_the_batch, "Expected a number, got a tensor"),
-             (forgets_the_logarithm, "cross-entropy of the rows")],
-    "04.4": [(looks_down_the_columns, "down the columns"), (ignores_k, "always R@1"),
-             (takes_the_lowest, "k lowest"), (one_too_many, "at most k - 1"), (counts, "You return a count"),
-             (returns_each_row, "Expected a number")],
+             (forgets_the_logarithm, "cross-entropy of the rows"), (log_of_softmax, "use log_softmax"),
+             (item_of_the_scale, "no gradient passes")],
+    "04.4": [(ignores_fits, "still punished"), (hides_the_rest, "the true negatives"),
+             (multiplies_by_zero, "e^0 = 1"), (masks_rows_alone, "columns' as well"),
+             (hides_itself, "Leave that one in"), (scale_lost, "before both softmaxes"),
+             (keeps_each_question, "Expected a number, got"), (without_gradient, "no gradient passes")],
 }
