@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/requirements.txt
 NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
+# TORCH=cpu installs PyTorch's own build without CUDA.
+INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 # Threads that wait must not spin: on busy cores that makes torch 50 times slower.
 export OMP_WAIT_POLICY = PASSIVE
@@ -14,7 +16,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 .PHONY: help lab train test test-slow test-gpu test-browser tour sync bench refresh release badges
 
 help:
-	@echo "make lab      open JupyterLab on the first chapter"
+	@echo "make lab      open JupyterLab on the first chapter (TORCH=cpu: a smaller download, without CUDA)"
 	@echo "make tour     run the first chapter without a browser, leave it and its first picture in out/"
 	@echo "make train    train everything from random weights, to OUT=out/train (PROFILE=gpu, TRAIN=--resume)"
 	@echo "make test     run every test and every notebook"
@@ -83,5 +85,5 @@ $(INSTALLED): requirements.txt
 	@cmp -s $< $@ || { set -ex; \
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Needs Python 3.11: make PYTHON=python3.11")'; \
 	$(PYTHON) -m venv $(VENV); \
-	$(VENV)/bin/python -m pip install -r requirements.txt; \
+	$(VENV)/bin/python -m pip install $(INDEX) -r requirements.txt; \
 	cp $< $@; }

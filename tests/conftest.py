@@ -1,6 +1,7 @@
 """Settings for every test, set before torch is imported; notebooks' kernels inherit them."""
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,18 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
         if "gpu" in item.keywords and not _cuda():
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_mapped_is_replaced(monkeypatch):
+    """Windows refuses to replace a file that is still mapped into memory; Linux, which does not, tells what is."""
+    replace, maps = os.replace, Path("/proc/self/maps")
+
+    def guarded(source, target):
+        mapped = maps.read_text() if maps.exists() else ""
+        assert not any(f"{Path(path).resolve()}" in mapped for path in (source, target)), f"{target} is mapped"
+        replace(source, target)
+    monkeypatch.setattr(os, "replace", guarded)
 
 
 @pytest.fixture(scope="session")

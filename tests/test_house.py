@@ -161,3 +161,14 @@ def test_functions_and_classes_have_names_of_their_own():
                 known = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
                 if known and node.name not in ("main", "run", "add_options"):    # of the commands
                     assert first.setdefault(node.name, path) == path, f"{node.name}: {first[node.name]} and {path}"
+
+
+@every_file
+def test_text_is_utf8_on_every_system(path):
+    """Windows would take another encoding where none is said."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    for call in calls:
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        is_file = name in ("read_text", "write_text") or name == "open" and isinstance(call.func, ast.Name)
+        binary = any(isinstance(value, ast.Constant) and "b" in str(value.value) for value in call.args[1:2])
+        assert not is_file or binary or "encoding" in {word.arg for word in call.keywords}, f"line {call.lineno}"

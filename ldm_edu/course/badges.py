@@ -17,7 +17,7 @@ from ..support.files import replacing
 from .sync import ROOT
 
 BADGE = "[![Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-NO_CLONE = 'raise FileNotFoundError("upload the repository as the folder ldm_edu first")'
+NO_CLONE = 'raise FileNotFoundError("upload the zipped repository, then !unzip -q ldm_edu.zip")'
 CLONE = re.compile(r"(?<=\n        )(!git clone .*|raise FileNotFoundError\(\"upload .*)$", re.MULTILINE)
 SECTION = '[project.urls]  # written by `make badges REPO=owner/name`\nRepository = "https://github.com/{}"\n\n'
 
@@ -56,7 +56,7 @@ def notebook(text: str, repo: str | None, path: str) -> str:
     first.source = with_badge(first.source, repo, path)
     found = [cell for cell in notebook.cells if cell.cell_type == "code" and CLONE.search(cell.source)]
     expect(len(found) == 1, path, f"{len(found)} cells that clone the repository on Colab", "the set-up cell")
-    clone = f"!git clone -q https://github.com/{repo} ldm_edu" if repo else NO_CLONE
+    clone = f"!git clone -q --depth 1 https://github.com/{repo} ldm_edu" if repo else NO_CLONE
     found[0].source = CLONE.sub(lambda _: clone, found[0].source)
     return nbformat.writes(notebook) + "\n"
 
@@ -65,7 +65,7 @@ def readme(text: str, repo: str | None) -> str:
     """Put a badge into the text of README.md, and a first command that clones."""
     text = re.sub(r"^git clone .*\n", "", with_badge(text, repo, "notebooks/00_tour.ipynb"), flags=re.MULTILINE)
     expect("\nmake lab " in text, "README.md", "no line that begins with 'make lab '", "one, to clone before it")
-    clone = f"git clone https://github.com/{repo} ldm_edu && cd ldm_edu\n" if repo else ""
+    clone = f"git clone --depth 1 https://github.com/{repo} ldm_edu && cd ldm_edu\n" if repo else ""
     return text.replace("\nmake lab ", f"\n{clone}make lab ", 1)
 
 

@@ -1,7 +1,7 @@
 """Writes the student edition: `python -m ldm_edu.course.release --out out/release notebooks/01_*.ipynb`
 
 The folder is a course of nbgrader: its settings, and each chapter as the assignment of its number. Of every exercise
-only the stub and the check are left, and no outputs. README.md, "For instructors", says how to grade what comes back.
+only the stub and the check are left, and no outputs. notebooks/instructors.md says how to grade what comes back.
 """
 import argparse
 import re

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Iterable, Sequence
+from textwrap import fill as wrapped
 
 import matplotlib.pyplot as plt
 from IPython.display import Image as InlineImage
@@ -108,11 +108,6 @@ def label_values(axis: plt.Axes, values: Sequence[float]) -> None:
     """Put the x axis's ticks at `values` and nowhere else, written out; for logarithmic axes above all."""
     axis.set_xticks(list(values), [f"{value:,g}" for value in values])
     axis.minorticks_off()
-
-
-def wrapped(text: str, width: int) -> str:
-    """Break `text` into lines of at most `width` characters, between words where possible."""
-    return textwrap.fill(text, width)
 
 
 def latent_picture(z: Tensor) -> Tensor:

@@ -79,13 +79,12 @@ class MapEditor:
             ("draw", self.redraw), ("undo", self.undo), ("start over", self.reset))}
         self.map_image, self.picture = (widgets.Image(format="png", width=240, height=240) for _ in range(2))
         self.complaint = widgets.HTML()
-        columns = widgets.Layout(grid_template_columns=f"repeat({cells}, 30px)", width=f"{30 * cells + 10}px")
-        grid = widgets.GridBox(children=self.buttons, layout=columns)
-        self.widget = widgets.VBox(children=[
-            widgets.HBox(children=[self.what, self.size, *self.actions.values()]),
-            widgets.HBox(children=[grid, self.map_image, self.picture]), self.complaint])
-        self._show()
-        self.redraw()
+        grid = widgets.GridBox(children=self.buttons, layout=widgets.Layout(    # flex: it must not shrink
+            grid_template_columns=f"repeat({cells}, 30px)", width=f"{30 * cells + 10}px", flex="none"))
+        rows = [self.what, self.size, *self.actions.values()], [grid, self.map_image, self.picture]
+        wrap = widgets.Layout(flex_flow="row wrap")
+        self.widget = widgets.VBox(children=[*(widgets.HBox(children=r, layout=wrap) for r in rows), self.complaint])
+        self.reset()
 
     @property
     def semantic_map(self) -> Tensor:
@@ -106,9 +105,10 @@ class MapEditor:
         self._show()
 
     def reset(self) -> None:
-        """Go back to the first map."""
+        """Go back to the first map and draw it."""
         del self.history[1:]
         self._show()
+        self.redraw()
 
     def redraw(self) -> None:
         """Show the model's picture of the map, or its complaint."""

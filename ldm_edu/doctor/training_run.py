@@ -56,7 +56,7 @@ def read_run(folder: str | Path) -> tuple[Tensor, dict[str, Tensor]]:
     folder = Path(folder)
     if missing := [name for name in ("log.csv", "state.safetensors") if not (folder / name).is_file()]:
         raise FileNotFoundError(f"folder: {folder} lacks {' and '.join(missing)}")
-    with open(folder / "log.csv", newline="") as file:
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     try:
         losses = [sum(float(value) for name, value in row.items() if name not in ("step", "lr")) for row in rows]

@@ -99,8 +99,9 @@ def table(checkpoint: str | Path, judges: Path = DATA, count: int = 512, steps: 
     """Write the lines of the model card's table, in Markdown: a column for each sampler.
 
     judges: the folder with oracle and segmenter. With several seeds a figure is the mean, ± their standard deviation.
-    Raises ValueError for unknown samplers and for a model of other pictures than the oracle reads.
+    Raises ValueError for a count below 1, unknown samplers, and a model of other pictures than the oracle reads.
     """
+    expect(count >= 1, "count", count, "at least 1")
     expect({*samplers} <= {*SAMPLERS}, "samplers", " ".join(samplers), f"some of {', '.join(SAMPLERS)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ldm = LatentDiffusion.from_pretrained(checkpoint, device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -107,10 +106,7 @@ def run_all(profiles: dict[str, Profile], root: Path, resume: bool = False, devi
     for k, (name, profile) in enumerate(profiles.items()):
         later = sum(each.minutes for each in [*profiles.values()][k + 1:]) * (spent / planned if planned else 1)
         note = root / "training" / name / "run.json"
-        run(name, profile, root, resume, device, partial(_hours_left, later))
+        run(name, profile, root, resume, device,
+            lambda seconds, later=later: f"; all stages: {(seconds / 60 + later) / 60:.1f} h left")
         planned, spent = planned + profile.minutes, spent + read_json(note)["seconds"] / 60
     write_summary(root, list(profiles))
-
-
-def _hours_left(later: float, seconds: float) -> str:
-    return f"; all stages: {(seconds / 60 + later) / 60:.1f} h left"

@@ -121,7 +121,7 @@ def print_peak(side: str, folder: Path, device: str, batch: int) -> None:
     if device.startswith("cuda"):
         print(torch.cuda.max_memory_allocated())
     elif sys.platform == "linux":    # whose getrusage counts what the parent held when it forked
-        print(1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]))
+        print(1024 * int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]))
     else:
         import resource  # which Windows lacks
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))

@@ -1,10 +1,9 @@
 """What makes a U-Net follow its prompt? Short trainings that differ in one thing each.
 
 `python -m ldm_edu.studies prompt_following [--threads 1]` trains each variant twice on the shipped autoencoder's
-latents, from the shipped CLIP, and writes to data/following/table.csv what it has learned after every 10,000 captions:
-how often the U-Net finds the noise in a picture better under a true caption than under one that is false in
-one thing. Half an hour a training on one core; finished ones are not repeated, so several processes may share the work,
-`--variants NAME ...` each.
+latents, from the shipped CLIP, and writes to data/following/table.csv after every 10,000 captions how often the U-Net
+finds the noise in a picture better under a true caption than under one that is false in one thing. Half an hour a
+training on one core; finished ones are not repeated, so several processes may share the work, `--variants NAME` each.
 """
 from __future__ import annotations
 
@@ -153,11 +152,6 @@ def train_variant(name: str, seed: int, lessons: Lessons, captions: int, looks: 
     return rows
 
 
-def load_following(path: Path = TABLE) -> list[Learned]:
-    """Load the recorded table. Raises FileNotFoundError if there is none."""
-    return read_table(path, Learned)
-
-
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of the command line."""
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME")
@@ -175,11 +169,11 @@ def run(args: Namespace) -> None:
     lessons = Lessons(args.scenes, args.count)
     for seed in args.seeds:
         for name in args.variants:
-            known = load_following(args.out) if args.out.exists() else []
+            known = read_table(args.out, Learned) if args.out.exists() else []
             if any((row.variant, row.seed) == (name, seed) for row in known):
                 continue
             rows = train_variant(name, seed, lessons, args.captions, args.looks, args.count)
-            known = load_following(args.out) if args.out.exists() else []    # another process may have added to it
+            known = read_table(args.out, Learned) if args.out.exists() else []    # another process may have added to it
             write_table(args.out, known + rows)
             for row in rows[-len(DIFFERENCES) - 10:]:
                 print_row(row)

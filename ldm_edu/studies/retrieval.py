@@ -1,10 +1,11 @@
 """What CLIP can tell: retrieval, zero-shot attributes, captions that differ in one thing; how many pairs that takes.
 
-`python -m ldm_edu.studies retrieval [FOLDER]` prints what the shipped one can tell; with `--study` it trains small ones
-on 250, 1000, ... pairs, the same number of steps on each, and writes their retrieval to data/retrieval/table.csv.
+`python -m ldm_edu.studies retrieval [FOLDER]` prints what the shipped one can tell; `--study` trains small ones on 250,
+1000, ... pairs (data/retrieval/table.csv), and on siblings that share a batch or need not (siblings.json).
 """
 from __future__ import annotations
 
+import itertools
 import random
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -18,17 +19,18 @@ from tqdm.auto import tqdm
 
 from .. import DATA, clip
 from ..metrics.caption_accuracy import facts
-from ..recipes.train_clip import FOLDER, ClipLearner
+from ..recipes.train_clip import FOLDER, ClipLearner, distinguishing_caption
+from ..support.files import write_json
 from ..support.tables import write_table
 from ..tiny_worlds.captions import SAID, Caption, Mention, phrase
 from ..tiny_worlds.datasets import TinyWorlds, paint_all, render, seeds_of, to_float
-from ..tiny_worlds.scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Scene, make_scene
+from ..tiny_worlds.scenes import GROUNDS, HELD_OUT, KINDS, PLACES, SIZES, SKIES, WEATHERS, Scene, make_scene, sibling
 from ..tiny_worlds.things import COLOURS
 from ..tokenizer import tokenize
 from ..training import Progress, TrainConfig, pick_batch, train
 from . import print_row
 
-TABLE = DATA / "retrieval" / "table.csv"
+TABLE, SIBLINGS = DATA / "retrieval" / "table.csv", DATA / "retrieval" / "siblings.json"
 PAIRS = (250, 1000, 4000, 16_000)    # of the study
 SMALL = (replace(clip.TINY, dim=64, layers=2, mlp_dim=256), replace(clip.TINY_IMAGE, dim=64, layers=2, mlp_dim=256), 64)
 PLAIN, BATCH = TrainConfig(600, lr=3e-3, warmup=20, ema=0.98), 64
@@ -51,13 +53,15 @@ def pairs_of(split: str, count: int) -> tuple[Tensor, list[str]]:
     return render(split, count)[0], [world.caption(i).text for i in range(count)]
 
 
-def train_on_pairs(learner: ClipLearner, images: Tensor, captions: list[str],
-                   config: TrainConfig = PLAIN) -> Iterator[Progress]:
-    """Train on random batches of uint8 images (N, 3, H, W) and their captions, as CLIP was; yield like `train`."""
+def train_on_pairs(learner: ClipLearner, images: Tensor, captions: list[str], config: TrainConfig = PLAIN,
+                   together: bool = False) -> Iterator[Progress]:
+    """Train on uint8 images (N, 3, H, W) and captions; yield like `train`. together: images 2k, 2k + 1 meet."""
     ids = tokenize(learner.tokenizer, captions)
 
     def loss_fn(learner: ClipLearner, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(images), BATCH, generator)
+        if together:
+            pick = torch.cat([pick[:BATCH // 2], pick[:BATCH // 2] ^ 1])    # 32 scenes and the other of each pair
         return {"contrastive": learner(to_float(images[pick]), ids[pick])}
 
     return train(learner, loss_fn, config)
@@ -159,12 +163,27 @@ def sibling_accuracy(learner: ClipLearner, count: int = 200) -> dict[str, float]
     return found
 
 
+def compare_siblings(count: int, seeds: int = 3) -> dict[str, list[dict[str, float]]]:
+    """Train on scenes and siblings of another colour, together in a batch or not; return what each run learned."""
+    rng, found = random.Random(0), {"apart": [], "together": []}
+    scenes = [scene for seed in seeds_of("train", max(PAIRS)) if len((scene := make_scene(seed)).things) == 1]
+    pairs = [(scene, sibling(scene, rng, ("colour",))) for scene in scenes]
+    captions = [distinguishing_caption(a, b, rng) for pair in pairs for a, b in (pair, pair[::-1])]
+    images = paint_all([scene for pair in pairs for scene in pair])[0]
+    for name, seed in itertools.product(found, range(seeds)):
+        torch.manual_seed(seed)
+        steps = train_on_pairs(ClipLearner(*SMALL), images, captions, replace(PLAIN, seed=seed), name == "together")
+        *_, last = tqdm(steps, f"siblings {name}", PLAIN.steps, unit="step")
+        found[name].append(sibling_accuracy(last.ema, count))
+    return found
+
+
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of the command line."""
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="a CLIP to measure")
     parser.add_argument("--count", type=int, default=256, help="pairs for retrieval, scenes for each attribute")
     parser.add_argument("--study", action="store_true", help="train small ones on more and more pairs")
-    parser.add_argument("--out", type=Path, default=TABLE, help="of the study")
+    parser.add_argument("--out", type=Path, default=TABLE.parent, help="folder for the tables of the study")
 
 
 def run(args: Namespace) -> None:
@@ -187,4 +206,5 @@ def run(args: Namespace) -> None:
         *_, last = tqdm(train_on_pairs(ClipLearner(*SMALL), *pairs), f"{count} pairs", PLAIN.steps, unit="step")
         rows.append(Retrieval(count, *r_at_1(last.ema, *pairs), *r_at_1(last.ema, *new)))
         print_row(rows[-1])
-        write_table(args.out, rows)
+        write_table(args.out / TABLE.name, rows)
+    write_json(args.out / SIBLINGS.name, compare_siblings(args.count))

@@ -104,11 +104,11 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep `folder` for this process. Raises ValueError while another one that is alive has it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "lock"
-    holder = lock.read_text() if lock.exists() else ""
+    holder = lock.read_text(encoding="utf-8") if lock.exists() else ""
     if holder.isdigit() and int(holder) != os.getpid() and psutil.pid_exists(int(holder)):
         raise ValueError(f"{folder} is in use by process {holder}; wait until it ends, choose "
                          f"another --out, or delete {lock} if no training is running")
-    lock.write_text(str(os.getpid()))
+    lock.write_text(str(os.getpid()), encoding="utf-8")
     try:
         yield
     finally:

@@ -21,5 +21,4 @@ def in_parallel(function: Callable, items: Sequence, chunk: int = 200) -> Iterat
         yield from map(function, items)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:    # forking threads may hang
-        results = pool.map(function, items, chunksize=chunk)
-        yield from tqdm(results, "scenes", total=len(items), leave=False)
+        yield from tqdm(pool.map(function, items, chunksize=chunk), "scenes", total=len(items), leave=False)

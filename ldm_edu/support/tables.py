@@ -13,9 +13,8 @@ Row = TypeVar("Row", bound=tuple)
 
 def write_table(path: str | Path, rows: Sequence[tuple]) -> None:
     """Write named tuples as CSV under the names of their fields, floats with four decimals, atomically."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, open(part, "w", newline="") as file:
-        writer = csv.writer(file)
+    with replacing(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(rows[0]._fields)
         writer.writerows([f"{v:.4f}" if isinstance(v, float) else v for v in row] for row in rows)
 
@@ -23,7 +22,7 @@ def write_table(path: str | Path, rows: Sequence[tuple]) -> None:
 def read_table(path: str | Path, kind: type[Row]) -> list[Row]:
     """Read what `write_table` wrote, as rows of the named tuple `kind`. ValueError if the columns are others."""
     types = get_type_hints(kind)
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         names, *lines = csv.reader(file)
     if names != list(types):
         raise ValueError(f"{path}: its columns are {', '.join(names)}, expected {', '.join(types)}")

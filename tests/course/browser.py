@@ -13,7 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from ldm_edu.course.sync import ROOT
 
@@ -29,6 +31,9 @@ def lab(tmp_path_factory) -> Iterator[str]:
     """The address of a JupyterLab on a copy of the notebooks: it saves what it runs."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    editor = new_notebook(cells=[new_code_cell(EDITOR.strip())],
+                          metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    nbformat.write(editor, folder / "notebooks/editor.ipynb")
     (folder / "data").symlink_to(ROOT / "data")
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0",
                "--IdentityProvider.token=x", f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
@@ -60,6 +65,20 @@ def browser() -> Iterator:
         browser.close()
 
 
+def open_notebook(lab: str, browser, name: str, width: int):
+    """A page of JupyterLab, `width` pixels wide, with a notebook of the copied folder and its kernel waiting."""
+    page = browser.new_page(viewport={"width": width, "height": 1000})
+    page.goto(f"{lab}/lab/workspaces/test-{name}-{width}/tree/notebooks/{name}.ipynb?reset&token=x")
+    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status "
+                           "=== 'idle'", timeout=180_000)
+    return page
+
+
+def screenshot(name: str) -> Path:
+    (ROOT / "out").mkdir(exist_ok=True)
+    return ROOT / f"out/browser-{name}.png"
+
+
 def run_all(page) -> list[dict]:
     """Run every cell of the notebook that is open; the code cells with their outputs."""
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -73,14 +92,39 @@ def run_all(page) -> list[dict]:
     return [cell for cell in json.loads(found)["cells"] if cell["cell_type"] == "code"]
 
 
+EDITOR = """
+import torch
+from PIL import Image
+from ldm_edu.course.widgets import MapEditor
+from ldm_edu.tiny_worlds.things import CLASSES
+colours = [f"#{40 + 10 * i:02X}CCEE" for i in range(len(CLASSES))]
+editor = MapEditor(torch.zeros(64, 64, dtype=torch.long), lambda _: Image.new("RGB", (8, 8)), colours)
+editor.widget
+"""
+
+
+@pytest.mark.parametrize("width", [800, 1600])
+def test_the_map_editor_has_its_grid_in_narrow_and_wide_windows(lab, browser, width):
+    page = open_notebook(lab, browser, "editor", width)
+    run_all(page)
+    cells = page.locator(".widget-gridbox button")
+    cells.first.wait_for(timeout=60_000)
+    boxes = [cells.nth(i).bounding_box() for i in range(cells.count())]
+    panel = page.locator(".jp-OutputArea-output").first.bounding_box()
+    assert len(boxes) == 64 and {(box["width"], box["height"]) for box in boxes} == {(30, 30)}
+    assert all(box["x"] + box["width"] <= panel["x"] + panel["width"] for box in boxes)
+    before = page.locator("img.widget-image").first.get_attribute("src")
+    cells.nth(42).click()
+    page.wait_for_function("before => document.querySelector('img.widget-image').src !== before", arg=before)
+    page.screenshot(path=screenshot(f"editor-{width}"))
+    page.close()
+
+
 @pytest.mark.parametrize("chapter", ["00_tour", "07_text_to_image"])
 def test_a_student_runs_a_chapter_and_moves_a_slider(lab, browser, chapter):
     if not (ROOT / f"notebooks/{chapter}.ipynb").exists():
         pytest.skip("the chapter is not written yet")
-    page = browser.new_page(viewport={"width": 1200, "height": 1000})
-    page.goto(f"{lab}/lab/workspaces/test-{chapter}/tree/notebooks/{chapter}.ipynb?reset&token=x")
-    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status "
-                           "=== 'idle'", timeout=180_000)
+    page = open_notebook(lab, browser, chapter, width=1200)
     cells = run_all(page)
     outputs = [output for cell in cells for output in cell["outputs"]]
     errors = [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
@@ -101,13 +145,12 @@ def test_a_student_runs_a_chapter_and_moves_a_slider(lab, browser, chapter):
     assert len(before) > 2000
     handle.focus()
     for _ in range(3):
-        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowRight")    # the first slider may start at its left end
     deadline = time.monotonic() + 120
     while picture.evaluate(content) == before:
         assert time.monotonic() < deadline, "the picture does not follow the slider"
         time.sleep(0.5)
-    (ROOT / "out").mkdir(exist_ok=True)
     picture.scroll_into_view_if_needed()
-    page.screenshot(path=ROOT / f"out/browser-{chapter}.png")
+    page.screenshot(path=screenshot(chapter))
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     page.close()

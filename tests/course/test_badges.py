@@ -46,7 +46,7 @@ def test_what_is_stored_says_what_pyproject_says():
 def test_without_an_address_no_link(copy):
     assert links(copy) == set() and "git clone" not in (copy / "README.md").read_text()
     for path in (copy / "notebooks").glob("*.ipynb"):
-        assert 'raise FileNotFoundError("upload the repository' in code(path)
+        assert 'raise FileNotFoundError("upload the zipped' in code(path)
         assert "badge" not in nbformat.read(path, as_version=4).cells[0].source
 
 
@@ -58,13 +58,13 @@ def test_an_address_is_everywhere_and_the_notebooks_keep_the_contract(copy, caps
     assert after.keys() == before.keys() and all(after[name] != before[name] for name in after)
     assert links(copy) == {"https://github.com/some-one/my.fork", f"{COLAB}some-one/my.fork"}
     readme = (copy / "README.md").read_text()
-    assert "\ngit clone https://github.com/some-one/my.fork ldm_edu && cd ldm_edu\nmake lab" in readme
+    assert "\ngit clone --depth 1 https://github.com/some-one/my.fork ldm_edu && cd ldm_edu\nmake lab" in readme
     assert f"({COLAB}some-one/my.fork/blob/main/notebooks/00_tour.ipynb)" in readme.split("\n\n")[1]
     for path in sorted((copy / "notebooks").glob("*.ipynb")):
         old, new = (nbformat.read(folder / path.name, as_version=4) for folder in (ROOT / "notebooks", path.parent))
         title, badge, _ = new.cells[0].source.split("\n\n", 2)
         assert title.startswith("# ") and badge.endswith(f"({COLAB}some-one/my.fork/blob/main/notebooks/{path.name})")
-        assert "\n        !git clone -q https://github.com/some-one/my.fork ldm_edu\n" in code(path)
+        assert "\n        !git clone -q --depth 1 https://github.com/some-one/my.fork ldm_edu\n" in code(path)
         assert [cell.get("outputs") for cell in new.cells] == [cell.get("outputs") for cell in old.cells]
         assert sum(a != b for a, b in zip(old.cells, new.cells)) <= 2
         assert faults(path) == faults(ROOT / "notebooks" / path.name)
@@ -137,8 +137,9 @@ assert importlib.util.find_spec("ldm_edu") is None
     program = BARE.format(cell=run + cell)
     ran = subprocess.run([sys.executable, "-c", program], cwd=content, capture_output=True, text=True)
     if not hosted:
-        assert "FileNotFoundError: upload the repository as the folder ldm_edu first" in ran.stderr
+        assert "FileNotFoundError: upload the zipped repository, then !unzip -q ldm_edu.zip" in ran.stderr
         return
     where, commands = ran.stdout.split()[0], ran.stdout
     assert where == str(content / "ldm_edu/ldm_edu/__init__.py") or where == "ldm_edu/ldm_edu/__init__.py", ran.stderr
-    assert "git clone -q https://github.com/some-one/fork ldm_edu|pip install -q --no-deps -e ldm_edu" in commands
+    clone = "git clone -q --depth 1 https://github.com/some-one/fork ldm_edu"
+    assert f"{clone}|pip install -q --no-deps -e ldm_edu" in commands

@@ -1,4 +1,4 @@
-"""README.md and the model card: their Python runs as it stands, their links lead somewhere, their commands exist."""
+"""The Markdown pages: their Python runs as it stands, their links lead somewhere, their commands exist."""
 import re
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,7 +11,8 @@ from PIL import Image
 from ldm_edu import DATA
 
 ROOT = DATA.parent
-PAGES = ROOT / "README.md", DATA / "tiny-worlds" / "README.md"
+PAGES = [ROOT / page for page in ("README.md", "ldm_edu/README.md", "notebooks/instructors.md",
+                                  "data/tiny-worlds/README.md")]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
 
@@ -54,24 +55,30 @@ def unknown_commands(text: str) -> list[str]:
         " ".join(command) for command in dict.fromkeys(names) if not helps(*command)]
 
 
-def test_the_python_of_the_readme_draws_pictures(monkeypatch):
-    """All blocks in one go, as somebody who copies them would run them; `show` opens no window."""
-    shown = []
-    monkeypatch.setattr(Image.Image, "show", lambda self: shown.append(self.size))
-    blocks = re.findall(r"^```python\n(.*?)^```", TEXTS[PAGES[0]], re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 2
+def run_blocks(page: Path) -> dict:
+    """Run all Python of a page in one go, as somebody who copies it would; return what it defined."""
+    blocks = re.findall(r"^```python\n(.*?)^```", TEXTS[page], re.MULTILINE | re.DOTALL)
+    assert blocks
     names: dict = {}
     torch.manual_seed(0)
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert shown == [(256, 256)] and names["boats"].shape == (1, 3, 64, 64)
+        exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+def test_the_python_of_the_pages_draws_pictures(monkeypatch):
+    shown = []
+    monkeypatch.setattr(Image.Image, "show", lambda self: shown.append(self.size))    # opens no window
+    run_blocks(PAGES[0])
+    assert shown == [(256, 256)]
+    assert run_blocks(PAGES[1])["boats"].shape == (1, 3, 64, 64)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_commands_lead_somewhere(page):
     text = TEXTS[page]
     assert broken_links(page, text) == [] and unknown_commands(text) == []
-    assert re.search(r"-m ldm_edu\.recipes \w+", text)
+    assert re.search(r"-m ldm_edu\.|make \w+", text)
 
 
 def test_the_targets_of_make_exist():

@@ -137,6 +137,8 @@ def test_draw_undo_and_start_over(editor):
     editor.buttons[47].click()
     editor.actions["start over"].click()
     assert torch.equal(editor.semantic_map, map_of())
+    assert torch.equal(editor.draw.maps[-1], map_of()), "the picture beside it is that of the first map again"
+    assert shown(editor.picture).getpixel((0, 0)) == (3, 0, 0)
     editor.actions["undo"].click()    # nothing to take back
     assert torch.equal(editor.semantic_map, map_of())
     assert [button.style.button_color for button in editor.buttons] == commonest(map_of())

@@ -135,6 +135,8 @@ def test_a_run_that_is_there_is_not_replaced_and_other_settings_are_not_resumed(
                            (replace(SMALL, train=replace(SMALL.train, lr=1.0)), "lr was 0.001 and is now 1.0")):
         with pytest.raises(ValueError, match=f"--resume: .*features was started with other settings: {message}"):
             run("features", other, tmp_path, resume=True)
+    with pytest.raises(ValueError, match="device was 'cpu' and is now 'cuda'"):
+        run("features", SMALL, tmp_path, resume=True, device=torch.device("cuda"))
     assert not differing(before, weights(tmp_path))
     run("features", SMALL, tmp_path, resume=True)    # nothing is left to do
     assert not differing(before, weights(tmp_path))

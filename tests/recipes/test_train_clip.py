@@ -1,9 +1,11 @@
 """CLIP's recipe: which captions meet which pictures."""
 import torch
 
+from ldm_edu.recipes import train_clip
 from ldm_edu.recipes.profiles import Profile
-from ldm_edu.recipes.train_clip import CAPTIONS, clip_recipe, scene_and_sibling
+from ldm_edu.recipes.train_clip import CAPTIONS, ClipLearner, clip_recipe, scene_and_sibling, tokenize_all
 from ldm_edu.tiny_worlds.datasets import paint_all, to_float
+from ldm_edu.tokenizer import tokenize
 from ldm_edu.training import TrainConfig
 
 
@@ -34,3 +36,20 @@ def test_captions_tell_a_scene_from_its_sibling():
         assert scene != other and len(texts) == 2 * CAPTIONS
         told += [texts[k] != texts[CAPTIONS + k] for k in range(CAPTIONS)]
     assert sum(told) > 0.95 * len(told)
+
+
+def test_captions_are_tokenised_in_parts_as_at_once():
+    tokenizer, texts = ClipLearner().tokenizer, ["a red house", "at night", "two boats on the sea", "a cat", "by day"]
+    for at_once in (2, 5, 9):
+        assert torch.equal(tokenize_all(tokenizer, texts, at_once), tokenize(tokenizer, texts))
+
+
+def test_the_loss_is_float32_in_bfloat16_training(monkeypatch):
+    """In bfloat16 neighbours near the largest logit, 100, are 0.5 apart."""
+    seen = []
+    monkeypatch.setattr(train_clip, "contrastive_loss", lambda images, texts, scale: seen.append(
+        (images.dtype, texts.dtype, torch.is_autocast_enabled("cpu"))) or images.sum())
+    learner = ClipLearner()
+    with torch.autocast("cpu", torch.bfloat16):
+        learner(torch.zeros(2, 3, 64, 64), tokenize(learner.tokenizer, ["a cat", "a boat"]))
+    assert seen == [(torch.float32, torch.float32, False)]

@@ -15,11 +15,11 @@ from ldm_edu.studies.prompt_following import (
     Learned,
     Lessons,
     captions_with_counts,
-    load_following,
     preferences,
     train_variant,
 )
 from ldm_edu.studies.retrieval import DIFFERENCES
+from ldm_edu.support.tables import read_table
 from ldm_edu.tiny_worlds.scenes import KINDS
 from ldm_edu.training import train
 
@@ -127,7 +127,7 @@ def test_the_command_does_not_train_twice(tmp_path, monkeypatch):
     options = ["--captions", "128", "--scenes", "12", "--looks", "2", "--count", "4", "--out", str(path)]
     main(["prompt_following", "--variants", "recipe", "--seeds", "0", *options])
     main(["prompt_following", "--variants", "recipe", "CLIP frozen", "--seeds", "0", *options])
-    rows = load_following(path)
+    rows = read_table(path, Learned)
     assert len(begun) == 2 and {row.variant for row in rows} == {"recipe", "CLIP frozen"}
     assert {row.captions for row in rows} == {64, 128} and all(isinstance(row, Learned) for row in rows)
     assert {row.about for row in rows} >= {*DIFFERENCES, "drawn: all right"}

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from functools import partial
 
 import pytest
 import torch
@@ -31,11 +30,12 @@ from ldm_edu.studies.retrieval import (
     train_on_pairs,
     zero_shot,
 )
+from ldm_edu.support.files import read_json
 from ldm_edu.support.tables import read_table
 from ldm_edu.tiny_worlds.captions import Caption, make_caption
 from ldm_edu.tiny_worlds.datasets import seeds_of
 from ldm_edu.tiny_worlds.scenes import HELD_OUT, make_scene, sibling
-from ldm_edu.training import TrainConfig
+from ldm_edu.training import TrainConfig, train
 
 TINY = (clip.TextConfig(dim=32, layers=1, heads=2, mlp_dim=64, length=32),
         ImageConfig(image_size=64, patch_size=16, dim=32, layers=1, heads=2, mlp_dim=64), 16)
@@ -141,10 +141,31 @@ def test_the_stored_table_and_a_shorter_study(tmp_path, monkeypatch):
     assert [row.pairs for row in read_table(retrieval.TABLE, Retrieval)] == list(retrieval.PAIRS)
     monkeypatch.setattr(retrieval, "PAIRS", (4, 8))
     monkeypatch.setattr(retrieval, "SMALL", TINY)
-    monkeypatch.setattr(retrieval, "train_on_pairs", partial(train_on_pairs, config=TrainConfig(2)))
-    main(["retrieval", "--study", "--count", "6", "--out", str(tmp_path / "table.csv")])
+    monkeypatch.setattr(retrieval, "train", lambda model, loss_fn, _: train(model, loss_fn, TrainConfig(2)))
+    main(["retrieval", "--study", "--count", "6", "--out", str(tmp_path)])
     rows = read_table(tmp_path / "table.csv", Retrieval)
     assert [row.pairs for row in rows] == [4, 8] and all(0 <= share <= 1 for row in rows for share in row[1:])
+    for path in (retrieval.SIBLINGS, tmp_path / "siblings.json"):
+        found = read_json(path)
+        assert list(found) == ["apart", "together"]
+        assert all(len(runs) == 3 and list(run) == list(DIFFERENCES) for runs in found.values() for run in runs)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_siblings_share_a_batch_always_or_by_chance(together):
+    """Each picture is as bright as its number, so the batch tells which pictures are in it."""
+    seen = []
+
+    class Spy(ClipLearner):
+        def forward(self, images, ids):
+            seen.append((images[:, 0, 0, 0] * 127.5 + 127.5).round().long())
+            return super().forward(images, ids)
+
+    images = torch.arange(250, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
+    list(train_on_pairs(Spy(*TINY), images, ["a red house"] * 250, TrainConfig(2), together=together))
+    shared = [{int(k) ^ 1 for k in batch} == {int(k) for k in batch} for batch in seen]
+    assert shared == [together] * 2 and all(len(batch) == BATCH for batch in seen)
+    assert not torch.equal(*seen)
 
 
 def test_the_command_measures_a_clip(capsys):
