@@ -14,7 +14,6 @@ from .sync import save
 CONFIG = '''\
 """How nbgrader grades this course; `make release` wrote it and does not write it again."""
 import os
-
 os.environ["LDM_EDU_STRICT"] = "1"    # an exercise that was not attempted earns nothing
 c = get_config()
 c.CourseDirectory.course_id = "ldm_edu"
@@ -29,6 +28,8 @@ def release(notebook) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            if "check" in cell.metadata.get("tags", []):    # a student may have named a variable so
+                cell.source = f"from ldm_edu.course.exercises import check\n{cell.source}"
             if found := re.search(r"# Solution.*|\bsolution_\w+", cell.source):
                 raise ValueError(f"{found[0]!r} is in a cell without the tag solution")
 
@@ -52,8 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         target = options.out / "source" / path.name[:2] / path.name
         save(notebook, target)
         print(target)
-    config = options.out / "nbgrader_config.py"
-    if not config.exists():
+    if not (config := options.out / "nbgrader_config.py").exists():
         config.write_text(CONFIG, encoding="utf-8")
 
 

@@ -33,7 +33,7 @@ def points(released, submission: dict) -> dict[str, int]:
         answer = submission.get(id, exercise.source)
         exec(answer if isinstance(answer, str) else exercise.source, names)
         if not isinstance(answer, str):
-            names[checked.source.split()[1].rstrip(")")] = answer
+            names[checked.source.split()[-1].rstrip(")")] = answer
         raised = said(exec, checked.source, names).startswith("Hint ")
         earned[id] = 0 if raised else checked.metadata.nbgrader.points
     return earned
@@ -53,6 +53,14 @@ def test_autograding(number, strict, tmp_path, capsys):
     for n in range(max(len(WRONG[id]) for id in full)):    # a student who is wrong everywhere, in another way each time
         assert points(released, {id: WRONG[id][n % len(WRONG[id])][0] for id in full}) == dict.fromkeys(full, 0)
     print(f"{number}: {len(full)} points; the stubs 0, the solutions {len(full)}, {wrong} wrong answers 0")
+
+
+def test_a_variable_named_check_earns_nothing(strict, tmp_path, capsys):
+    main(["--out", str(tmp_path), str(NOTEBOOKS["01"])])
+    released = nbformat.read(tmp_path / "source/01" / NOTEBOOKS["01"].name, as_version=4)
+    stubs = {cell.metadata.nbgrader.grade_id[-4:].replace("-", "."): f"{cell.source}\ncheck = print"
+             for cell in released.cells if kind_of(cell) == "exercise"}
+    assert len(stubs) == 4 and points(released, stubs) == dict.fromkeys(stubs, 0)
 
 
 def test_every_exercise_is_graded():
@@ -81,7 +89,8 @@ def test_the_student_edition(notebook, tmp_path):
     released = nbformat.read(tmp_path / "out/source/01/01_x.ipynb", as_version=4)
     nbformat.validate(released)
     assert [cell.id for cell in released.cells] == [cell.id for cell in notebook.cells[:4]]
-    assert [cell.source for cell in released.cells] == [cell.source for cell in notebook.cells[:4]]
+    assert [cell.source for cell in released.cells[:3]] == [cell.source for cell in notebook.cells[:3]]
+    assert released.cells[3].source == f"from ldm_edu.course.exercises import check\n{notebook.cells[3].source}"
     assert released.cells[3].metadata == notebook.cells[3].metadata
     assert all(not cell.outputs and cell.execution_count is None for cell in released.cells[1:])
     assert nbformat.read(tmp_path / "01_x.ipynb", as_version=4) == notebook
