@@ -28,7 +28,7 @@ def loss_weights(schedule: Schedule, most: float = 30.0) -> Tensor:
     """Loss weights over t: 1 / alpha_bar, at most `most`, scaled to a mean of 1. (T,)
 
     An error in eps is 1 / sqrt(alpha_bar) as large in v: this is the loss of v-prediction (arXiv:2202.00512), cut off.
-    Without it, what a prompt says of the layout hardly shows in the loss, because it is settled at large t.
+    It gives more weight to large t, where the layout of a picture is settled.
     """
     weight = (1 / schedule.alpha_bar).clamp(max=most)
     return weight / weight.mean()

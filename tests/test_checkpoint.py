@@ -13,7 +13,6 @@ from ldm_edu.metrics.distances import psnr
 from ldm_edu.metrics.evaluation import captions_of, evaluate, evaluate_autoencoder, generate
 from ldm_edu.metrics.oracle import Oracle
 from ldm_edu.pipeline import LatentDiffusion
-from ldm_edu.studies.sampler_quality import load_randomness
 from ldm_edu.tiny_worlds.datasets import render, to_float
 from ldm_edu.weights import load_autoencoder
 
@@ -71,15 +70,6 @@ def test_the_card_holds_on_a_sample(sampler, count):
     assert abs(result.accuracy - card["validation: caption accuracy"]) < 0.08
     named = card["validation: more things than named"]
     assert abs(more - named) < 3 * (named * (1 - named) / count) ** 0.5 + 0.5 / count
-
-
-def test_card_and_study_of_randomness_tell_the_same():
-    """The same 512 prompts and noise: without noise on the way DDIM's figures, with all of it, nearly, DDPM's."""
-    still, *_, noisy = load_randomness()
-    for sampler, row in (("ddim", still), ("ddpm", noisy)):
-        card = card_table()[sampler]
-        found = [card[f"validation: {name}"] for name in ("caption accuracy", "all right", "more things than named")]
-        assert found == pytest.approx([row.accuracy, row.all_right, row.surplus], abs=0.005), sampler
 
 
 def test_evaluate_sees_a_broken_model(monkeypatch):

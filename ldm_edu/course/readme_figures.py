@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from .. import DATA
 from ..pipeline import LatentDiffusion
-from ..studies.first_stage import load_study, rebuild
 from ..support.commands import command_line, parse
 from ..tiny_worlds.datasets import Example, TinyWorlds
 from .viz import contact_sheet, grid, picture_table
@@ -65,16 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     grid(ldm.text_to_image(list(GALLERY)), GALLERY, columns=4, size=2.2).savefig(args.out / "gallery.png")
     draw_conditions(ldm, examples[:6]).savefig(args.out / "conditions.png")
     draw_edits(ldm, examples[:6], GALLERY[6:12]).savefig(args.out / "edits.png")
-    images = torch.stack([e.image for e in examples])
-    originals = images[:12]
-    with torch.no_grad():
-        rebuilt = ldm.decode(ldm.autoencoder.to_latent(originals))
-    rows = [originals, *(rebuild(autoencoder, originals) for autoencoder in load_study()[0].values())]
-    crops = torch.cat([row[:6, :, 22:54, 4:60] for row in rows])
-    for name, sheet in (("world", contact_sheet(images, columns=12)),
-                        ("reconstructions", contact_sheet([*originals, *rebuilt], columns=12)),
-                        ("losses", contact_sheet(crops, columns=6, scale=3))):
-        sheet.save(args.out / f"{name}.png", optimize=True)
+    contact_sheet([e.image for e in examples], columns=12).save(args.out / "world.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,45 @@
 """How many steps does a picture need? Four samplers from the same noise, scored by the oracle and a Fréchet distance.
 
 `python -m ldm_edu.studies sampler_quality [--count N] [--threads 1]` draws the first N validation prompts with every
-sampler at every number of steps, then with DDIM at every guidance scale, for data/samplers/quality.csv; and 4 N prompts
-with DDIM at every eta, for randomness.csv beside it.
+sampler at every number of steps, and with DDIM at every guidance scale, for data/samplers/quality.csv. For knobs.csv it
+draws them with part of DPM-Solver++'s look-ahead and with guidance at some levels only, and a short prompt with a
+negative one.
 """
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from .. import DATA
+from ..conditioning import guided
 from ..metrics.caption_accuracy import score, surplus
 from ..metrics.distances import features, frechet_distance
 from ..metrics.evaluation import GUIDANCE_SCALE, captions_of, generate
 from ..metrics.oracle import Oracle
 from ..pipeline import LatentDiffusion
-from ..samplers import SAMPLERS, ddim
-from ..schedule import timesteps
+from ..samplers import SAMPLERS, EpsFn, ddim
+from ..schedule import Schedule, timesteps
 from ..support.tables import read_table, write_table
-from ..tiny_worlds.captions import Caption
+from ..tiny_worlds.captions import Caption, Mention
 from ..tiny_worlds.datasets import render, to_float
 from . import print_row
 
 STEPS = (2, 4, 8, 15, 30, 60)
 GUIDANCE_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
 GUIDANCE_SCALE_STEPS = 15
-ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+VAGUE = "a red house and a green tree"
 REAL = 1024    # renders for the Fréchet distance
 TABLE = DATA / "samplers" / "quality.csv"
-RANDOMNESS = TABLE.with_name("randomness.csv")
+KNOBS = TABLE.with_name("knobs.csv")
 
 
 class Quality(NamedTuple):
@@ -49,13 +54,19 @@ class Quality(NamedTuple):
     distance: float          # Fréchet distance to the renders of REAL other scenes, in the space of `features`
 
 
-class Randomness(NamedTuple):
-    """A row of randomness.csv; scores as in `Quality`."""
+class Knob(NamedTuple):
+    """A row of knobs.csv; the scores of `Quality` and three more."""
 
-    eta: float    # of `ddim`: 0 draws no noise, 1 as much as `ddpm`
+    setting: str
+    steps: int
+    guidance_scale: float
     accuracy: float
     all_right: float
     surplus: float
+    distance: float
+    colour: float    # share of the stated colours that the oracle finds
+    day: float       # share of pictures with a day sky
+    exact: float     # share of pictures with all that is named and no further thing
 
 
 def score_pictures(pictures: Tensor, captions: list[Caption], oracle: Oracle) -> tuple[float, float, float]:
@@ -87,34 +98,67 @@ def quality_table(ldm: LatentDiffusion, count: int = 128, steps: Sequence[int] =
     return rows
 
 
+def look_ahead_by(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor, share: float | Sequence[float]) -> Tensor:
+    """Sample with a share of DPM-Solver++'s look-ahead, one for all steps or one for each: 0 is Euler, 1 all of it."""
+    sigmas, before, sigma_before = [*(1 / schedule.alpha_bar[levels] - 1).sqrt().tolist(), 0.0], None, 0.0
+    for t, sigma, sigma_next, part in zip(levels, sigmas, sigmas[1:], np.broadcast_to(share, len(levels)).tolist()):
+        y = x * math.sqrt(1 + sigma**2)
+        x0 = ahead = y - sigma * eps(x, t)
+        if before is not None and sigma_next > 0:
+            r = math.log(sigma_before / sigma) / math.log(sigma / sigma_next)
+            ahead = x0 + part * (x0 - before) / (2 * r)
+        x = (ahead + sigma_next / sigma * (y - ahead)) / math.sqrt(1 + sigma_next**2)
+        before, sigma_before = x0, sigma
+    return x
+
+
 @torch.no_grad()
-def draw_with_eta(ldm: LatentDiffusion, prompts: list[str], eta: float, steps: int = 30, batch: int = 64) -> Tensor:
-    """Draw as `generate` with "ddim" does, but with fresh noise in every step: (B, 3, S, S) in [-1, 1]."""
-    pictures, config, levels = [], ldm.unet.config, timesteps(steps, ldm.schedule.T)
-    for i in range(0, len(prompts), batch):
-        eps, context = ldm.predictor(prompts[i:i + batch], GUIDANCE_SCALE)
-        generator = torch.Generator().manual_seed(i // batch)
-        noise = torch.randn(len(context), config.in_channels, *[config.sample_size] * 2, generator=generator)
-        pictures.append(ldm.draw(ddim(eps, noise.to(context), ldm.schedule, levels, eta=eta, generator=generator)))
-    return torch.cat(pictures)
+def knob_table(ldm: LatentDiffusion, count: int = 128, batch: int = 64) -> list[Knob]:
+    """Score every setting on `count` prompts; batch k begins from the noise of seed k."""
+    oracle, real = Oracle.load(), features(to_float(render("validation", count + REAL)[0])[count:])
+    captions, empty, early = captions_of("validation", count), ldm.text([""]), (1, 1, 1, 1, 0, 0, 0, 0)
+    vague = [Caption("", mentions=(Mention("house", "red"), Mention("tree", "green")))] * count
 
+    def look(share, texts, steps, scale, seed, noise):
+        eps, levels = guided(ldm.unet, ldm.text(texts), empty, scale), timesteps(steps, spacing="trailing")
+        return ldm.decode(look_ahead_by(eps, noise, ldm.schedule, levels, share))
 
-def randomness_table(ldm: LatentDiffusion, count: int = 512, etas: Sequence[float] = ETAS) -> list[Randomness]:
-    """Score every eta on the first `count` validation prompts, 30 steps."""
-    captions, oracle = captions_of("validation", count), Oracle.load()
-    prompts = [caption.text for caption in captions]
-    return [Randomness(eta, *score_pictures(draw_with_eta(ldm, prompts, eta), captions, oracle))
-            for eta in tqdm(etas, desc="eta")]
+    def span(low, high, texts, steps, scale, seed, noise):    # guided from t = low to high
+        cond = ldm.text(texts)
+        plain, steered = guided(ldm.unet, cond), guided(ldm.unet, cond, empty, scale)
+        return ldm.draw(ddim(lambda x, t: (steered if low <= t <= high else plain)(x, t), noise, ldm.schedule,
+                             timesteps(steps)))
+
+    def ask(prompt, negative, texts, steps, scale, seed, noise):
+        return ldm.text_to_image([prompt] * len(texts), steps, scale, seed, negative_prompt=negative)
+
+    runs = [(f"look {share:g}", n, scale, captions, partial(look, share))
+            for scale in (4.0, 1.0) for n in (8, 4, 16) for share in (0, 0.5, 1)]
+    runs += [("look early", 8, 4.0, captions, partial(look, early)),
+             ("look late", 8, 4.0, captions, partial(look, early[::-1]))]
+    runs += [(name, 12, 4.0, vague, partial(ask, VAGUE + more, negative)) for name, more, negative in (
+        ("sky left open", "", ""), ("negative prompt: by day", "", "by day"),
+        ("at night, in the prompt", ", at night", ""))]
+    runs += [(name, 15, scale, captions, partial(span, low, high)) for scale in (4.0, 8.0) for name, low, high in (
+        ("not early", 0, 600), ("not late", 300, 999), ("middle", 300, 600))]
+    rows = []
+    for name, steps, scale, asked, draw in tqdm(runs, "settings"):
+        parts = [[caption.text for caption in asked[i:i + batch]] for i in range(0, count, batch)]
+        noises = [torch.randn(len(part), 4, 8, 8, generator=Generator().manual_seed(k)) for k, part in enumerate(parts)]
+        pictures = torch.cat([draw(part, steps, scale, k, noises[k]) for k, part in enumerate(parts)])
+        seen = oracle.read(pictures)
+        found, stated = score(asked, seen).by_name["colour"]
+        exact = [score([c], [s]).all_right and len(s.things) == sum(m.count for m in c.mentions)
+                 for c, s in zip(asked, seen)]
+        rows.append(Knob(name, steps, scale, *score_pictures(pictures, asked, oracle),
+                         frechet_distance(real, features(pictures)), found / stated,
+                         sum(s.sky == "day" for s in seen) / count, sum(exact) / count))
+    return rows
 
 
 def load_quality(path: Path = TABLE) -> list[Quality]:
     """Load quality.csv. Raises FileNotFoundError if there is none."""
     return read_table(path, Quality)
-
-
-def load_randomness(path: Path = RANDOMNESS) -> list[Randomness]:
-    """Load randomness.csv. Raises FileNotFoundError if there is none."""
-    return read_table(path, Randomness)
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -127,9 +171,8 @@ def add_options(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Measure a checkpoint and write both tables."""
     ldm = LatentDiffusion.from_pretrained(args.checkpoint)
-    for path, table, count in ((args.out, quality_table, args.count),
-                               (args.out.with_name(RANDOMNESS.name), randomness_table, 4 * args.count)):
-        rows = table(ldm, count)
+    for path, table in ((args.out, quality_table), (args.out.with_name(KNOBS.name), knob_table)):
+        rows = table(ldm, args.count)
         write_table(path, rows)
         for row in rows:
             print_row(row)

@@ -91,7 +91,6 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Measure a checkpoint and write its table."""
-    rows = strength_table(LatentDiffusion.from_pretrained(args.checkpoint), args.count)
-    write_table(args.out, rows)
+    write_table(args.out, rows := strength_table(LatentDiffusion.from_pretrained(args.checkpoint), args.count))
     for row in rows:
         print_row(row)

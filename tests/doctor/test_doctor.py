@@ -304,7 +304,7 @@ def test_losses_that_explode_are_found(tmp_path, row, change, expected):
 
 def test_weights_that_are_no_numbers_are_found(tmp_path):
     folder = run(tmp_path / "a")
-    tensors = read_tensors(folder / "state.safetensors")
+    tensors = {name: value.clone() for name, value in read_tensors(folder / "state.safetensors").items()}    # unmapped
     tensors["model.2.bias"].fill_(float("nan"))
     write_tensors(folder / "state.safetensors", tensors)
     found = examine_training(folder)

@@ -1,26 +1,30 @@
 """The study of samplers: which pictures it draws, from which noise, how it scores them, and what is stored."""
+import itertools
+
 import torch
 
 from ldm_edu import DATA
-from ldm_edu.metrics.evaluation import captions_of, generate
+from ldm_edu.metrics.evaluation import captions_of
 from ldm_edu.metrics.oracle import Oracle
 from ldm_edu.pipeline import LatentDiffusion
-from ldm_edu.samplers import SAMPLERS
+from ldm_edu.samplers import SAMPLERS, dpm_solver, euler
+from ldm_edu.schedule import scaled_linear_schedule, timesteps
 from ldm_edu.studies import sampler_quality as study
 from ldm_edu.studies.sampler_quality import (
-    ETAS,
     GUIDANCE_SCALE_STEPS,
     GUIDANCE_SCALES,
     STEPS,
-    draw_with_eta,
+    Knob,
+    knob_table,
     load_quality,
-    load_randomness,
+    look_ahead_by,
     quality_table,
-    randomness_table,
     score_pictures,
 )
+from ldm_edu.support.tables import read_table
 from ldm_edu.tiny_worlds.datasets import render, to_float
 
+SCHEDULE = scaled_linear_schedule()
 RUNS = {(sampler, n, 4.0) for sampler in SAMPLERS for n in STEPS} | {
     ("ddim", GUIDANCE_SCALE_STEPS, scale) for scale in GUIDANCE_SCALES}
 
@@ -74,22 +78,50 @@ def test_the_stored_table_is_that_of_the_command():
     assert found["renders", 0, 0.0].distance < min(row.distance for row in table if row.steps == 2)
 
 
-def test_noise_on_the_way_none_of_it_is_ddim_and_all_of_it_follows_ddpm():
-    """eta = 1 is `ddpm` except for its last step, which leads to alpha_bar_0 and not to 1: pixels hardly differ."""
-    ldm = LatentDiffusion.from_pretrained(DATA / "tiny-worlds")
-    prompts = [caption.text for caption in captions_of("validation", 3)]
-    none, half, full = (draw_with_eta(ldm, prompts, eta, steps=6, batch=2) for eta in (0.0, 0.5, 1.0))
-    torch.testing.assert_close(none, generate(ldm, prompts, 6, 4.0, sampler="ddim", batch=2))
-    assert (full - generate(ldm, prompts, 6, 4.0, sampler="ddpm", batch=2)).abs().mean() < 0.02
-    assert (half - none).abs().mean() > 0.02 and (half - full).abs().mean() > 0.02
-    rows = randomness_table(ldm, count=2, etas=(0.0, 1.0))
-    assert [row.eta for row in rows] == [0.0, 1.0] and all(row.accuracy > 0.8 for row in rows)
+def toy_eps(x, t):
+    """A predicted noise whose x_0 moves."""
+    a = SCHEDULE.alpha_bar[t]
+    return (x - a.sqrt() * torch.sin(3 * x)) / (1 - a).sqrt()
 
 
-def test_the_stored_table_of_randomness():
-    """512 prompts: a share near 95 % has a standard deviation of 1 %, its differences from the same noise less."""
-    table = load_randomness()
-    assert tuple(row.eta for row in table) == ETAS
-    still, noisy = table[0], table[-1]
-    assert noisy.all_right > still.all_right + 0.015 and noisy.accuracy > still.accuracy
-    assert noisy.surplus < still.surplus - 0.015
+def test_no_look_ahead_is_euler_and_all_of_it_dpm_solver():
+    x, levels = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), timesteps(7, spacing="trailing")
+    for share, sampler in ((0, euler), (1, dpm_solver), ([1, 1, 1, 1, 1, 1, 1], dpm_solver)):
+        *_, last = sampler(toy_eps, x, SCHEDULE, levels)
+        torch.testing.assert_close(look_ahead_by(toy_eps, x, SCHEDULE, levels, share), last.x, rtol=1e-4, atol=1e-5)
+    half = look_ahead_by(toy_eps, x, SCHEDULE, levels, 0.5)
+    late = look_ahead_by(toy_eps, x, SCHEDULE, levels, [0, 0, 0, 0, 1, 1, 1])
+    results = [look_ahead_by(toy_eps, x, SCHEDULE, levels, share) for share in (0, 1)] + [half, late]
+    assert all((a - b).abs().max() > 1e-3 for a, b in itertools.combinations(results, 2))
+
+
+def test_each_setting_is_drawn_as_its_name_says(monkeypatch):
+    ldm, asked = LatentDiffusion.from_pretrained(DATA / "tiny-worlds"), []
+    wanted = ("not early", "negative prompt: by day")
+    monkeypatch.setattr(study, "REAL", 20)
+    monkeypatch.setattr(study, "tqdm", lambda runs, _: [run for run in runs if run[0] in wanted and run[2] == 4.0])
+    drawn = ldm.text_to_image
+
+    def draw(*given, **named):
+        asked.append((given, named))
+        return drawn(*given, **named)
+
+    monkeypatch.setattr(ldm, "text_to_image", draw)
+    rows = knob_table(ldm, count=3, batch=2)
+    assert [row[:2] for row in rows] == [("negative prompt: by day", 12), ("not early", 15)]
+    assert asked[0] == ((["a red house and a green tree"] * 2, 12, 4.0, 0), {"negative_prompt": "by day"})
+    assert asked[1] == ((["a red house and a green tree"], 12, 4.0, 1), {"negative_prompt": "by day"})
+    assert len(asked) == 2
+    assert all(0 <= share <= 1 for row in rows for share in (row.all_right, row.colour, row.day, row.exact))
+    assert rows[1].accuracy > 0.8
+
+
+def test_the_stored_table_of_settings_is_that_of_the_command(monkeypatch):
+    ran = []
+    monkeypatch.setattr(study, "tqdm", lambda runs, _: ran.extend(runs) or [])
+    knob_table(LatentDiffusion.from_pretrained(DATA / "tiny-worlds"), count=1)
+    table = read_table(study.KNOBS, Knob)
+    assert [row[:3] for row in table] == [run[:3] for run in ran] and len(table) == len({row[:3] for row in table})
+    found = {row[:3]: row for row in table}
+    assert found["look 0", 8, 4.0].all_right > found["look 1", 8, 4.0].all_right + 0.05    # which side is up
+    assert found["negative prompt: by day", 12, 4.0].day < 0.1 < found["sky left open", 12, 4.0].day

@@ -95,6 +95,8 @@ EXERCISES["07.3"] = Exercise(
         "You rescale fully: φ is not used.": lambda guided, cond, phi: _rescaled(guided, cond, 1.0),
         "You mix the two x0. That is less guidance; keep the guided one and change its spread alone.":
             lambda guided, cond, phi: phi * cond + (1 - phi) * guided,
+        "You hold the mean in place. Multiply the whole picture, its mean included, by one number.":
+            lambda g, cond, phi: _rescaled(g - (mean := g.mean((1, 2, 3), keepdim=True)), cond, phi) + mean,
         "You forget to add (1 - φ) of the guided x0.": lambda guided, cond, phi: phi * _rescaled(guided, cond, 1.0)})
 
 
@@ -103,21 +105,14 @@ def _angle(a, b):
     return ((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1).acos()
 
 
-def _arc(a, b, u, theta):
+def _slerp(a, b, u, theta=None):
+    theta = _angle(a, b) if theta is None else theta
     return (torch.sin((1 - u) * theta) * a + torch.sin(u * theta) * b) / torch.sin(theta)
-
-
-def _slerp(a, b, u):
-    return _arc(a, b, u, _angle(a, b))
-
-
-def _lerp(a, b, u):
-    return (1 - u) * a + u * b
 
 
 def _slerp_cases():
     a, b, c = (draw(s, 4, 3, 3) for s in (0, 1, 2))
-    return [(a, b, 0.5), (a, b, 0.2), (0.05 * a, 0.06 * (a + 0.5 * c), 0.8), (a[0], c[0], 0.0)]
+    return [(a, b, 0.5), (a, b, 0.2), (0.05 * a, 0.06 * (a + 0.5 * c), 0.8), (a[0], c[0], 0.0), (a, c, 1.0)]
 
 
 EXERCISES["07.4"] = Exercise(
@@ -125,13 +120,17 @@ EXERCISES["07.4"] = Exercise(
     cases=_slerp_cases,
     hint="θ from the cosine (a·b) / (|a| |b|) over all numbers; then the formula.",
     mistakes={
-        "That is the straight line. Halfway it is too short: the weights must be sines.": _lerp,
+        "That is the straight line. Halfway it is too short: the weights must be sines.": torch.lerp,
         "a and b are swapped: u = 0 is a.": lambda a, b, u: _slerp(b, a, u),
         "You forget to divide by sin θ.": lambda a, b, u: _slerp(a, b, u) * torch.sin(_angle(a, b)),
         "You take a·b for the cosine. Divide it by both lengths first.":
-            lambda a, b, u: _arc(a, b, u, (a * b).sum().clamp(-1, 1).acos()),
+            lambda a, b, u: _slerp(a, b, u, (a * b).sum().clamp(-1, 1).acos()),
         "You stretch the straight line to the length of a. But a and b may differ in length, and equal steps of u are "
-        "no longer equal angles.": lambda a, b, u: _lerp(a, b, u) / _lerp(a, b, u).norm() * a.norm(),
+        "no longer equal angles.": lambda a, b, u: a.lerp(b, u) / a.lerp(b, u).norm() * a.norm(),
+        "You divide the straight line by √((1 - u)² + u²). That keeps the length only at right angles, and equal steps "
+        "of u are no longer equal angles.": lambda a, b, u: a.lerp(b, u) / ((1 - u) ** 2 + u**2) ** 0.5,
+        "You take θ for 90°. Two draws of noise are nearly at right angles, but compute the angle.":
+            lambda a, b, u: math.cos(math.pi / 2 * u) * a + math.sin(math.pi / 2 * u) * b,
         "√(1 - u) and √u are right only for a and b at right angles.": lambda a, b, u: (1 - u) ** 0.5 * a + u**0.5 * b,
         "You take an angle for each row. Take all numbers together as one long vector.":
-            lambda a, b, u: _arc(a, b, u, torch.cosine_similarity(a, b, dim=-1)[..., None].acos())})
+            lambda a, b, u: _slerp(a, b, u, torch.cosine_similarity(a, b, dim=-1)[..., None].acos())})

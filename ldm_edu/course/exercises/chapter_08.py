@@ -1,12 +1,16 @@
-"""Exercises of chapter 08: where SDEdit begins, two conditions at once, blending, a step of inversion."""
+"""Exercises of chapter 08: where SDEdit begins, two conditions at once, blending, an exact step of inversion."""
 import torch
 
 from ...schedule import scaled_linear_schedule, timesteps
 from . import Exercise, draw
 from .chapter_01 import noised, noised_without_roots
-from .chapter_02 import clean
 
 EXERCISES = {}
+MIXES = {    # wrong ways to noise a picture, by what is wrong
+    "The roots are missing: ᾱ and 1 - ᾱ are variances.": noised_without_roots,
+    "Signal and noise are swapped: ᾱ = 1 means clean.": lambda z, noise, a: noised(z, noise, 1 - a),
+    "You add σ times the noise, but do not shrink the picture.": lambda z, noise, a: z + (1 / a - 1).sqrt() * noise,
+    "You draw fresh noise. Use the noise that you are given.": lambda z, noise, a: noised(z, torch.randn(z.shape), a)}
 
 
 def _z(seed):
@@ -14,36 +18,31 @@ def _z(seed):
 
 
 # --- 08.1: where to begin
-def _last(times, strength):
-    return times[len(times) - int(len(times) * strength):]
-
-
-def _begin(z, noise, t, left, a, mix=noised):
-    return mix(z, noise, a[t]), left
+def _begin(keep=lambda times, s: times[len(times) - int(len(times) * s):], first=None, mix=noised):
+    def begin(z, noise, times, strength, a):
+        left = keep(times, strength)
+        return mix(z, noise, a[first(left, times) if first else left[0]]), left
+    return begin
 
 
 EXERCISES["08.1"] = Exercise(
-    right=lambda z, n, times, s, a: _begin(z, n, _last(times, s)[0], _last(times, s), a),
-    cases=lambda: [(_z(s), _z(s + 1), timesteps(steps, offset=0).tolist(), strength,
-                    scaled_linear_schedule().alpha_bar)
-                   for s, steps, strength in ((0, 10, 0.3), (2, 25, 0.59), (4, 20, 0.9))],
+    right=_begin(),
+    cases=lambda: [(_z(s), _z(s + 1), timesteps(steps, offset=0).tolist(), strength, scaled_linear_schedule().alpha_bar)
+                   for s, steps, strength in ((0, 20, 0.1), (2, 25, 0.59), (4, 20, 0.95))],
     hint="Of n times the last int(n * strength) are left; noise z_0 to the first of them, as in chapter 01.",
     mistakes={
-        "You leave out the share that is to be done: at strength 0.9, nine tenths of the steps are left.":
-            lambda z, n, times, s, a: _begin(z, n, times[int(len(times) * s)], times[int(len(times) * s):], a),
+        "You leave out the share that is to be done.": _begin(lambda times, s: times[int(len(times) * s):]),
         "You keep the times at the noisy end. A sampler always ends at t = 0: leave out the first ones.":
-            lambda z, n, times, s, a: _begin(z, n, times[0], times[:int(len(times) * s)], a),
+            _begin(lambda times, s: times[:int(len(times) * s)]),
         "Nothing is left out: at its first times the U-Net would expect more noise than there is.":
-            lambda z, n, times, s, a: _begin(z, n, _last(times, s)[0], times, a),
+            lambda z, n, times, s, a: (_begin()(z, n, times, s, a)[0], times),
         "Your noise is that of the very first time, whatever the strength. Noise to the first time that is left.":
-            lambda z, n, times, s, a: _begin(z, n, times[0], _last(times, s), a),
-        "Your noise is a step too weak: noise to the first time that is left, not to the second.":
-            lambda z, n, times, s, a: _begin(z, n, _last(times, s)[1], _last(times, s), a),
+            _begin(first=lambda left, times: times[0]),
+        "Your noise is a step too weak. Noise to the first time left.": _begin(first=lambda left, times: left[1]),
         "Your noise is a step too strong: noise to the first time that is left, not to the last one left out.":
-            lambda z, n, times, s, a: _begin(z, n, times[-len(_last(times, s)) - 1], _last(times, s), a),
-        "The roots are missing: ᾱ and 1 - ᾱ are variances.":
-            lambda z, n, times, s, a: _begin(z, n, _last(times, s)[0], _last(times, s), a, noised_without_roots),
-        "You begin with nothing but noise: the picture is lost.": lambda z, n, times, s, a: (n, _last(times, s))})
+            _begin(first=lambda left, times: times[-len(left) - 1]),
+        "You begin with nothing but noise: the picture is lost.": _begin(mix=lambda z, noise, a: noise),
+        **{hint: _begin(mix=mix) for hint, mix in MIXES.items()}})
 
 
 # --- 08.2: two conditions at once
@@ -53,8 +52,7 @@ def _both(e_u, e_image, e_text, s_image, s_text):
 
 EXERCISES["08.2"] = Exercise(
     right=_both,
-    cases=lambda: [(_z(s), _z(s + 1), _z(s + 2), *scales) for s, scales in ((0, (2.0, 4.0)), (3, (1.5, 0.0)),
-                                                                            (6, (0.0, 3.0)))],
+    cases=lambda: [(_z(i), _z(i + 1), _z(i + 2), s, r) for i, s, r in ((0, 2.0, 4.0), (3, 1.5, 0.0), (6, 0.0, 3.0))],
     hint="Start at the unconditional noise once; add each condition's difference from it, times its scale.",
     mistakes={
         "The unconditional noise is added twice, once for each condition. Start from it once.":
@@ -63,10 +61,8 @@ EXERCISES["08.2"] = Exercise(
             lambda u, i, t, s, r: u + s * i + r * t,
         "You forget to start from the unconditional noise.": lambda u, i, t, s, r: _both(u, i, t, s, r) - u,
         "The two scales are swapped.": lambda u, i, t, s, r: _both(u, i, t, r, s),
-        "You average the two guided noises: each counts half.": lambda u, i, t, s, r: _both(u, i, t, s / 2, r / 2),
-        "You subtract the image's noise from the text's. Subtract the unconditional one from both.":
-            lambda u, i, t, s, r: u + s * (i - u) + r * (t - i),
-        "The sign is wrong: you lead away from both.": lambda u, i, t, s, r: _both(u, i, t, -s, -r)})
+        "You subtract the image's noise from the text's, as InstructPix2Pix does, whose last prediction is given both. "
+        "This one is given the text alone.": lambda u, i, t, s, r: u + s * (i - u) + r * (t - i)})
 
 
 # --- 08.3: keep what is outside the mask
@@ -81,37 +77,42 @@ def _blended_case(seed, a):
 
 
 EXERCISES["08.3"] = Exercise(
-    right=_blended,
-    cases=lambda: [_blended_case(0, 0.8), _blended_case(3, 0.2), _blended_case(6, 1.0)],
+    right=_blended, cases=lambda: [_blended_case(0, 0.8), _blended_case(3, 0.01), _blended_case(6, 1.0)],
     hint="Inside the mask the sampler's x; outside z_0, noised to the level that x has now.",
     mistakes={
         "Inside and outside are swapped: 1 in the mask means paint.": lambda x, z, n, m, a: _blended(x, z, n, 1 - m, a),
         "You put the clean latent back. x is still noisy: two noise levels would meet at the border.":
             lambda x, z, n, m, a: m * x + (1 - m) * z,
         "You put the noise back without the picture.": lambda x, z, n, m, a: m * x + (1 - m) * n,
-        "The roots are missing: ᾱ and 1 - ᾱ are variances.": lambda *args: _blended(*args, mix=noised_without_roots),
-        "Signal and noise are swapped: ᾱ = 1 means clean.": lambda x, z, n, m, a: _blended(x, z, n, m, 1 - a),
         "You add the picture on top of x. Outside the mask x must go.":
-            lambda x, z, n, m, a: _blended(x, z, n, m, a) + (1 - m) * x})
+            lambda x, z, n, m, a: _blended(x, z, n, m, a) + (1 - m) * x,
+        **{hint: lambda *args, mix=mix: _blended(*args, mix=mix) for hint, mix in MIXES.items()}})
 
 
-# --- 08.4: a step of DDIM, up
-def _up(x, e, below, above):
-    return noised(clean(x, e, below), e, above)
+# --- 08.4: a step of DDIM, up, that the step down undoes
+def _up(x, eps, below, above, iterations, mix=noised, climb=False):
+    guess = x
+    for _ in range(iterations + 1):
+        e = eps(guess)
+        guess = mix(((guess if climb else x) - (1 - below).sqrt() * e) / below.sqrt(), e, above)
+    return guess
 
 
 EXERCISES["08.4"] = Exercise(
     right=_up,
-    cases=lambda: [(_z(s), _z(s + 1), torch.tensor(below), torch.tensor(above))
-                   for s, below, above in ((0, 0.99, 0.9), (2, 0.7, 0.5), (4, 0.2, 0.05))],
-    hint="First the clean latent, from x and e at the level below; then noise it with the same e to the level above.",
+    cases=lambda: [(_z(s), lambda y, s=s: (y @ draw(s, 3, 3)).tanh() + 0.3 * y, torch.tensor(b), torch.tensor(a), k)
+                   for s, b, a, k in ((0, 0.999, 0.9, 0), (2, 0.7, 0.5, 1), (4, 0.2, 0.05, 3))],
+    hint="Each time: e = eps(the latest guess), the clean latent from x and e at `below`, noised with e to `above`.",
     mistakes={
-        "That is the step down: below and above are swapped.": lambda x, e, b, a: _up(x, e, a, b),
-        "You noise x as if it were clean. Remove its own noise first.": lambda x, e, b, a: noised(x, e, a),
-        "You stop at the clean latent.": lambda x, e, b, a: clean(x, e, b),
-        "You noise the clean latent to the level where it was: that leads back to x.": lambda x, e, b, a: x,
-        "You add e without its factor, √(1 - ᾱ) at the level above.": lambda x, e, b, a: a.sqrt() * clean(x, e, b) + e,
-        "The roots are missing: ᾱ and 1 - ᾱ are variances.":
-            lambda x, e, b, a: noised_without_roots((x - (1 - b) * e) / b, e, a),
-        "You draw fresh noise, as in chapter 01. Inversion must not be random: use e.": lambda x, e, b, a:
-            noised(x, torch.randn(x.shape), a / b)})
+        "That is the step down: below and above are swapped.": lambda x, f, b, a, k: _up(x, f, a, b, k),
+        "That is the plain step, whatever `iterations` says. Ask the network again at each guess.":
+            lambda x, f, b, a, k: _up(x, f, b, a, 0),
+        "You climb on from your guess. Every guess starts from the same x; only e is new.":
+            lambda *args: _up(*args, climb=True),
+        "You ask the network once too few: iteration 0 is the plain step.": lambda *args: _up(*args[:4], args[4] - 1),
+        "You ask the network once too often: iteration 0 is the plain step.": lambda *args: _up(*args[:4], args[4] + 1),
+        "You stop at the clean latent.": lambda *args: _up(*args, mix=lambda z, e, a: z),
+        "You add e without its factor, √(1 - ᾱ).": lambda *args: _up(*args, mix=lambda z, e, a: a.sqrt() * z + e),
+        "You noise x as if it were clean. Remove its own noise first.":
+            lambda x, f, b, a, k: _up(x, f, torch.tensor(1.0), a, k),
+        **{hint: lambda *args, mix=mix: _up(*args, mix=mix) for hint, mix in MIXES.items()}})

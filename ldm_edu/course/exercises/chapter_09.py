@@ -1,7 +1,7 @@
-"""Exercises of chapter 09: names on disk, what attention_head_dim counts, bytes of a model, a merged LoRA."""
+"""Exercises of chapter 09: names on disk, what attention_head_dim counts, bytes of a model, memory for a LoRA."""
 import math
 
-from . import Exercise, draw
+from . import Exercise
 
 EXERCISES = {}
 
@@ -49,14 +49,10 @@ def _heads(config, level):
     return heads, config["block_out_channels"][level] // heads
 
 
-def _head_cases():
-    sd = {"block_out_channels": [320, 640, 1280, 1280], "attention_head_dim": 8}
-    return [(sd, 0), (sd, 1), (sd, 2), ({"block_out_channels": [96, 192], "attention_head_dim": 6}, 1)]
-
-
 EXERCISES["09.2"] = Exercise(
     right=_heads,
-    cases=_head_cases,
+    cases=lambda: [*(({"block_out_channels": [320, 640, 1280, 1280], "attention_head_dim": 8}, i) for i in range(4)),
+                   ({"block_out_channels": [96, 192], "attention_head_dim": 6}, 1)],
     hint="In version 1 the entry counts heads, whatever its name says. The level's channels are divided among them.",
     mistakes={
         "In version 1 `attention_head_dim` is the number of heads, whatever its name says: the first of your two "
@@ -72,39 +68,42 @@ def _numbers(shapes):
     return sum(math.prod(shape) for shape in shapes)
 
 
-def _bytes_cases():
-    shapes = [(320, 4, 3, 3), (320,), (1280, 320), (), (77, 768)]
-    return [(shapes, 16), (shapes, 32), (shapes[1:], 8)]
-
-
 EXERCISES["09.3"] = Exercise(
-    right=lambda shapes, bits: _numbers(shapes) * bits // 8,
-    cases=_bytes_cases,
-    hint="A tensor has as many numbers as the product of its sides; add the tensors up; a byte has 8 bits.",
+    right=lambda shapes, bits: -(-_numbers(shapes) * bits // 8),
+    cases=lambda: [([(320, 4, 3, 3), (320,), (1280, 320), (), (77, 768)], bits) for bits in (16, 32, 8, 4)] + [
+        ([(3,), (5,), (2, 2)], 4)],
+    hint="Multiply a tensor's sides, add the tensors up, divide by 8 bits a byte, and round up.",
     mistakes={
         "Those are bits. A byte has 8 of them.": lambda shapes, bits: _numbers(shapes) * bits,
         "You count numbers. Each takes bits / 8 bytes.": lambda shapes, bits: _numbers(shapes),
         "You take 4 bytes for every number. That is float32, 32 bits.": lambda shapes, bits: 4 * _numbers(shapes),
         "You take 2 bytes for every number. That is right for 16 bits only.": lambda shapes, bits: 2 * _numbers(shapes),
-        "You add the sides of a tensor. Multiply them.": lambda shapes, bits: sum(map(sum, shapes)) * bits // 8,
-        "The shape () has one number, not none.":
-            lambda shapes, bits: _numbers([shape for shape in shapes if shape]) * bits // 8,
+        "You add the sides of a tensor. Multiply them.": lambda shapes, bits: -(-sum(map(sum, shapes)) * bits // 8),
+        "The shape () has one number, not none.": lambda shapes, bits: -(-_numbers(filter(None, shapes)) * bits // 8),
+        "bits // 8 is 0 for 4 bits. Multiply by the bits first.": lambda shapes, bits: _numbers(shapes) * (bits // 8),
+        "You round down: half a byte takes a byte.": lambda shapes, bits: _numbers(shapes) * bits // 8,
+        "You return a fraction of a byte. Round up.": lambda shapes, bits: _numbers(shapes) * bits / 8,
+        "You round each tensor up. They are packed together: round the total.":
+            lambda shapes, bits: sum(-(-math.prod(shape) * bits // 8) for shape in shapes),
         "You return mebibytes instead of bytes.": lambda shapes, bits: _numbers(shapes) * bits / 8 / 2**20})
 
 
-# --- 09.4: a LoRA merged
+# --- 09.4: bytes for training a LoRA
+def _budget(each=16, frozen_each=2, count=lambda out, into, rank: rank * (out + into), kept=1):
+    """Bytes, with so many for each learned and each frozen number, and `kept` of the activations."""
+    return lambda layers, frozen, rank, activations: frozen_each * frozen + kept * activations + each * sum(
+        count(out, into, rank) for out, into in layers)
+
+
 EXERCISES["09.4"] = Exercise(
-    right=lambda W, A, B, alpha: W + alpha / len(A) * B @ A,
-    cases=lambda: [(draw(s, 6, 6), draw(s + 1, rank, 6), draw(s + 2, 6, rank), alpha)
-                   for s, rank, alpha in ((0, 2, 8.0), (5, 3, 1.0), (9, 4, 3.0))],
-    hint="W + (alpha / rank) B A, where the rank is the number of rows of A.",
+    right=_budget(),
+    cases=lambda: [([(64, 64), (64, 128), (64, 96)], 10**4, 4, 12345), ([(320, 768)], 10**6, 1, 0), ([], 9, 8, 5)],
+    hint="2 bytes a frozen weight, 16 for each number of A (rank x in) and B (out x rank), and the activations.",
     mistakes={
-        "The scale is missing: alpha / rank.": lambda W, A, B, alpha: W + B @ A,
-        "You multiply by alpha and do not divide by the rank.": lambda W, A, B, alpha: W + alpha * B @ A,
-        "You multiply by rank / alpha: it is the other way up.": lambda W, A, B, alpha: W + len(A) / alpha * B @ A,
-        "That is the change alone. Add it to W.": lambda W, A, B, alpha: alpha / len(A) * B @ A,
-        "You add the transposed change: add B A itself.": lambda W, A, B, alpha: W + alpha / len(A) * (B @ A).T,
-        "You scale both A and B: the change is scaled twice.": lambda W, A, B, alpha: W + (alpha / len(A))**2 * B @ A,
-        "You subtract the change: that removes a merged LoRA.": lambda W, A, B, alpha: W - alpha / len(A) * B @ A,
-        "You divide by the number of columns of A. The rank is its number of rows.":
-            lambda W, A, B, alpha: W + alpha / A.shape[1] * B @ A})
+        "A learned number needs four numbers of 4 bytes: itself, its gradient and two means.": _budget(12),
+        "You forget Adam's two means, 8 bytes for each learned number.": _budget(8),
+        "You count A and B alone, without gradients and means.": _budget(4),
+        "The frozen weights are stored in 16 bits: 2 bytes each.": _budget(frozen_each=4),
+        "Frozen weights need no gradients and no means.": _budget(frozen_each=16),
+        "A LoRA has rank x (in + out) numbers, not in x out.": _budget(count=lambda out, into, rank: out * into),
+        "The activations are missing: the backward pass needs them.": _budget(kept=0)})

@@ -143,6 +143,12 @@ def takes_the_mean_square(guided_x0, cond_x0, phi):
     return guided_x0 * (phi * cond / wide + 1 - phi) + 0.1
 
 
+def keeps_the_mean(guided_x0, cond_x0, phi):
+    mean = guided_x0.mean((1, 2, 3), keepdim=True)
+    ratio = cond_x0.std((1, 2, 3), keepdim=True) / guided_x0.std((1, 2, 3), keepdim=True)
+    return (guided_x0 - mean) * (phi * ratio + 1 - phi) + mean
+
+
 def gives_the_spreads(guided_x0, cond_x0, phi):
     return cond_x0.std((1, 2, 3)) / guided_x0.std((1, 2, 3))
 
@@ -195,6 +201,14 @@ def gives_the_angle(a, b, u):
     return u * angle(a, b)
 
 
+def preserves_the_variance(a, b, u):
+    return torch.lerp(a, b, u) / math.hypot(1 - u, u)
+
+
+def takes_a_right_angle(a, b, u):
+    return math.cos(u * math.pi / 2) * a + math.sin(u * math.pi / 2) * b
+
+
 WRONG = {
     "07.1": [
         (climbs, "The sign is wrong: you add noise"),
@@ -230,6 +244,7 @@ WRONG = {
         (mixes_the_two, "You mix the two x0"),
         (forgets_the_rest, "You forget to add"),
         (takes_the_mean_square, "The values are off"),
+        (keeps_the_mean, "You hold the mean in place"),
         (gives_the_spreads, "Expected a tensor of shape (3, 4, 5, 5), got a tensor of shape (3,)"),
     ],
     "07.4": [
@@ -240,6 +255,8 @@ WRONG = {
         (stretches, "You stretch the straight line"),
         (takes_roots, "right only for a and b at right angles"),
         (takes_rows, "an angle for each row"),
+        (preserves_the_variance, "You divide the straight line by"),
+        (takes_a_right_angle, "You take θ for 90°"),
         (takes_cosines, "The values are off"),
         (gives_the_angle, "Expected a tensor of shape (4, 3, 3), got a number"),
     ],

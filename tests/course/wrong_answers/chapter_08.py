@@ -42,6 +42,21 @@ def mixes_variances(z_0, noise, times, strength, alpha_bar):
     return alpha_bar[left[0]] * z_0 + (1 - alpha_bar[left[0]]) * noise, left
 
 
+def swaps_signal_and_noise_at_the_start(z_0, noise, times, strength, alpha_bar):
+    left = times[-int(strength * len(times)):]
+    return noised(z_0, noise, 1 - alpha_bar[left[0]]), left
+
+
+def does_not_shrink_the_picture(z_0, noise, times, strength, alpha_bar):
+    left = times[-int(strength * len(times)):]
+    return z_0 + ((1 - alpha_bar[left[0]]) / alpha_bar[left[0]])**0.5 * noise, left
+
+
+def draws_its_own_noise(z_0, noise, times, strength, alpha_bar):
+    left = times[-int(strength * len(times)):]
+    return noised(z_0, torch.randn_like(z_0), alpha_bar[left[0]]), left
+
+
 def begins_with_noise(z_0, noise, times, strength, alpha_bar):
     return noise, times[-int(strength * len(times)):]
 
@@ -118,6 +133,14 @@ def adds_on_top(x, z_0, noise, mask, alpha_bar_next):
     return x + (1 - mask) * noised(z_0, noise, alpha_bar_next)
 
 
+def blends_fresh_noise(x, z_0, noise, mask, alpha_bar_next):
+    return mask * x + (1 - mask) * noised(z_0, torch.randn(z_0.shape), alpha_bar_next)
+
+
+def blends_without_shrinking(x, z_0, noise, mask, alpha_bar_next):
+    return mask * x + (1 - mask) * (z_0 + (1 / alpha_bar_next - 1) ** 0.5 * noise)
+
+
 def keeps_x(x, z_0, noise, mask, alpha_bar_next):
     return x.clone()
 
@@ -128,42 +151,67 @@ def gives_the_masked_part(x, z_0, noise, mask, alpha_bar_next):
 
 # --- 08.4
 
-def steps_down(x, e, below, above):
-    x0 = (x - (1 - above) ** 0.5 * e) / above**0.5
-    return noised(x0, e, below)
+def clean(x, e, a):
+    return (x - (1 - a) ** 0.5 * e) / a**0.5
 
 
-def takes_x_for_clean(x, e, below, above):
-    return noised(x, e, above)
+def steps_down(x, eps, below, above, iterations):
+    guess = x
+    for _ in range(iterations + 1):
+        guess = noised(clean(x, eps(guess), above), eps(guess), below)
+    return guess
 
 
-def stops_half_way(x, e, below, above):
-    return (x - (1 - below) ** 0.5 * e) / below**0.5
+def never_asks_again(x, eps, below, above, iterations):
+    return noised(clean(x, eps(x), below), eps(x), above)
 
 
-def turns_round(x, e, below, above):
-    return noised((x - (1 - below) ** 0.5 * e) / below**0.5, e, below)
+def climbs_on(x, eps, below, above, iterations):
+    for _ in range(iterations + 1):
+        e = eps(x)
+        x = noised(clean(x, e, below), e, above)
+    return x
 
 
-def adds_all_of_e(x, e, below, above):
-    return above**0.5 * (x - (1 - below) ** 0.5 * e) / below**0.5 + e
+def asks_once_too_seldom(x, eps, below, above, iterations):
+    guess = x
+    for _ in range(iterations):
+        e = eps(guess)
+        guess = noised(clean(x, e, below), e, above)
+    return guess
 
 
-def takes_variances(x, e, below, above):
-    return above * (x - (1 - below) * e) / below + (1 - above) * e
+def asks_once_too_often(x, eps, below, above, iterations):
+    guess = x
+    for _ in range(iterations + 2):
+        e = eps(guess)
+        guess = noised(clean(x, e, below), e, above)
+    return guess
 
 
-def draws_noise(x, e, below, above):
-    return noised(x, torch.randn(x.shape), above / below)
+def _iterated(step):
+    def answer(x, eps, below, above, iterations):
+        guess = x
+        for _ in range(iterations + 1):
+            guess = step(x, eps(guess), below, above)
+        return guess
+    return answer
 
 
-def forgets_the_noise_above(x, e, below, above):
-    return above**0.5 * (x - (1 - below) ** 0.5 * e) / below**0.5
+stops_half_way = _iterated(lambda x, e, below, above: clean(x, e, below))
+adds_all_of_e = _iterated(lambda x, e, below, above: above**0.5 * clean(x, e, below) + e)
+takes_x_for_clean = _iterated(lambda x, e, below, above: noised(x, e, above))
+takes_variances = _iterated(lambda x, e, below, above: above * clean(x, e, below) + (1 - above) * e)
+swaps_the_factors = _iterated(lambda x, e, below, above: (1 - above)**0.5 * clean(x, e, below) + above**0.5 * e)
+adds_sigma = _iterated(lambda x, e, below, above: clean(x, e, below) + ((1 - above) / above)**0.5 * e)
+draws_noise = _iterated(lambda x, e, below, above: noised(clean(x, e, below), torch.randn(x.shape), above))
+forgets_the_noise_above = _iterated(lambda x, e, below, above: above**0.5 * clean(x, e, below))
+turns_round = _iterated(lambda x, e, below, above: noised(clean(x, e, below), e, below))
 
 
-def gives_two(x, e, below, above):
-    x0 = (x - (1 - below) ** 0.5 * e) / below**0.5
-    return noised(x0, e, above), x0
+def gives_two(x, eps, below, above, iterations):
+    e = eps(x)
+    return noised(clean(x, e, below), e, above), clean(x, e, below)
 
 
 WRONG = {
@@ -176,6 +224,9 @@ WRONG = {
         (noises_too_much, "a step too strong"),
         (mixes_variances, "The roots are missing"),
         (begins_with_noise, "nothing but noise"),
+        (swaps_signal_and_noise_at_the_start, "Signal and noise are swapped"),
+        (does_not_shrink_the_picture, "do not shrink the picture"),
+        (draws_its_own_noise, "You draw fresh noise"),
         (takes_strength_for_t, "The values are off"),
         (gives_only_the_latent, "Expected 2 results, got a tensor"),
     ],
@@ -184,9 +235,9 @@ WRONG = {
         (adds_the_noises, "You add the predicted noises"),
         (starts_from_nothing, "You forget to start"),
         (swaps_the_scales, "The two scales are swapped"),
-        (averages_the_guided, "each counts half"),
-        (leads_from_image_to_text, "You subtract the image's noise"),
-        (leads_away, "The sign is wrong"),
+        (averages_the_guided, "The values are off"),
+        (leads_from_image_to_text, "as InstructPix2Pix does"),
+        (leads_away, "The values are off"),
         (multiplies_the_scales, "The values are off"),
         (gives_one_number, "Expected a tensor of shape (2, 4, 3, 3), got a number"),
     ],
@@ -197,18 +248,26 @@ WRONG = {
         (blends_variances, "The roots are missing"),
         (swaps_signal_and_noise, "Signal and noise are swapped"),
         (adds_on_top, "on top of x"),
+        (blends_fresh_noise, "You draw fresh noise"),
+        (blends_without_shrinking, "do not shrink the picture"),
         (keeps_x, "The values are off"),
         (gives_the_masked_part, "Expected a tensor of shape (2, 4, 4, 4)"),
     ],
     "08.4": [
         (steps_down, "That is the step down"),
-        (takes_x_for_clean, "You noise x as if it were clean"),
+        (never_asks_again, "That is the plain step"),
+        (climbs_on, "You climb on from your guess"),
+        (asks_once_too_seldom, "once too few"),
+        (asks_once_too_often, "once too often"),
         (stops_half_way, "You stop at the clean latent"),
-        (turns_round, "that leads back to x"),
         (adds_all_of_e, "without its factor"),
+        (takes_x_for_clean, "You noise x as if it were clean"),
         (takes_variances, "The roots are missing"),
+        (swaps_the_factors, "Signal and noise are swapped"),
+        (adds_sigma, "do not shrink the picture"),
         (draws_noise, "You draw fresh noise"),
         (forgets_the_noise_above, "The values are off"),
+        (turns_round, "The values are off"),
         (gives_two, "Expected a tensor of shape (2, 4, 3, 3), got a tuple of 2"),
     ],
 }

@@ -103,11 +103,27 @@ def takes_two_bytes(shapes, bits):
 
 
 def adds_the_sides(shapes, bits):
-    return sum(sum(shape) for shape in shapes) * bits // 8
+    return -(-sum(sum(shape) for shape in shapes) * bits // 8)
+
+
+def divides_the_bits_first(shapes, bits):
+    return numbers_in(shapes) * (bits // 8)
+
+
+def rounds_down(shapes, bits):
+    return numbers_in(shapes) * bits // 8
+
+
+def does_not_round(shapes, bits):
+    return numbers_in(shapes) * bits / 8
+
+
+def rounds_each_tensor(shapes, bits):
+    return sum((int(np.prod(shape)) * bits + 7) // 8 for shape in shapes)
 
 
 def misses_the_single_number(shapes, bits):
-    return sum(int(np.prod(shape)) for shape in shapes if len(shape)) * bits // 8
+    return (sum(int(np.prod(shape)) for shape in shapes if len(shape)) * bits + 7) // 8
 
 
 def gives_mebibytes(shapes, bits):
@@ -115,7 +131,7 @@ def gives_mebibytes(shapes, bits):
 
 
 def adds_a_header(shapes, bits):
-    return numbers_in(shapes) * bits // 8 + 8
+    return (numbers_in(shapes) * bits + 7) // 8 + 8
 
 
 def gives_each_tensor(shapes, bits):
@@ -124,49 +140,60 @@ def gives_each_tensor(shapes, bits):
 
 # --- 09.4
 
-def forgets_the_scale(W, A, B, alpha):
-    return W + B @ A
+def learned(layers, rank):
+    return sum(rank * (out + into) for out, into in layers)
 
 
-def forgets_the_rank(W, A, B, alpha):
-    return W + alpha * (B @ A)
+def forgets_the_gradients(layers, frozen, rank, activations):
+    return 2 * frozen + 12 * learned(layers, rank) + activations
 
 
-def turns_the_scale_over(W, A, B, alpha):
-    return W + A.shape[0] / alpha * (B @ A)
+def forgets_the_means(layers, frozen, rank, activations):
+    return 2 * frozen + 8 * learned(layers, rank) + activations
 
 
-def forgets_the_weight(W, A, B, alpha):
-    return alpha / A.shape[0] * (B @ A)
+def counts_the_weights_alone(layers, frozen, rank, activations):
+    return 2 * frozen + 4 * learned(layers, rank) + activations
 
 
-def transposes(W, A, B, alpha):
-    return W + alpha / A.shape[0] * (A.T @ B.T)
+def freezes_in_32_bits(layers, frozen, rank, activations):
+    return 4 * frozen + 16 * learned(layers, rank) + activations
 
 
-def scales_both(W, A, B, alpha):
-    scale = alpha / A.shape[0]
-    return W + (scale * B) @ (scale * A)
+def trains_everything(layers, frozen, rank, activations):
+    return 16 * (frozen + learned(layers, rank)) + activations
 
 
-def takes_away(W, A, B, alpha):
-    return W - alpha / A.shape[0] * (B @ A)
+def forgets_the_frozen(layers, frozen, rank, activations):
+    return 16 * learned(layers, rank) + activations
 
 
-def divides_by_the_columns(W, A, B, alpha):
-    return W + alpha / A.shape[1] * (B @ A)
+def counts_whole_matrices(layers, frozen, rank, activations):
+    return 2 * frozen + 16 * sum(out * into for out, into in layers) + activations
 
 
-def multiplies_in_the_wrong_order(W, A, B, alpha):
-    return W + alpha / A.shape[0] * (A @ B)
+def counts_a_only(layers, frozen, rank, activations):
+    return 2 * frozen + 16 * sum(rank * into for _, into in layers) + activations
 
 
-def gives_the_change_and_the_weight(W, A, B, alpha):
-    return W, alpha / A.shape[0] * (B @ A)
+def counts_b_only(layers, frozen, rank, activations):
+    return 2 * frozen + 16 * sum(rank * out for out, _ in layers) + activations
 
 
-def scales_the_weight_too(W, A, B, alpha):
-    return alpha / A.shape[0] * (W + B @ A)
+def forgets_the_activations(layers, frozen, rank, activations):
+    return 2 * frozen + 16 * learned(layers, rank)
+
+
+def takes_the_first_layer(layers, frozen, rank, activations):
+    return 2 * frozen + 16 * learned(layers[:1], rank) + activations
+
+
+def gives_both_parts(layers, frozen, rank, activations):
+    return 2 * frozen + 16 * learned(layers, rank), activations
+
+
+def gives_gibibytes(layers, frozen, rank, activations):
+    return (2 * frozen + 16 * learned(layers, rank) + activations) / 2**30
 
 
 WRONG = {
@@ -196,22 +223,28 @@ WRONG = {
         (takes_four_bytes, "You take 4 bytes"),
         (takes_two_bytes, "You take 2 bytes"),
         (adds_the_sides, "You add the sides"),
+        (divides_the_bits_first, "is 0 for 4 bits"),
+        (rounds_down, "You round down"),
+        (does_not_round, "a fraction of a byte"),
+        (rounds_each_tensor, "round the total"),
         (misses_the_single_number, "has one number, not none"),
         (gives_mebibytes, "You return mebibytes"),
         (adds_a_header, "The values are off"),
         (gives_each_tensor, "Expected a number"),
     ],
     "09.4": [
-        (forgets_the_scale, "The scale is missing"),
-        (forgets_the_rank, "do not divide by the rank"),
-        (turns_the_scale_over, "the other way up"),
-        (forgets_the_weight, "the change alone"),
-        (transposes, "the transposed change"),
-        (scales_both, "scaled twice"),
-        (takes_away, "You subtract the change"),
-        (divides_by_the_columns, "number of columns"),
-        (multiplies_in_the_wrong_order, "Your function stops"),
-        (gives_the_change_and_the_weight, "Expected a tensor of shape (6, 6)"),
-        (scales_the_weight_too, "The values are off"),
+        (forgets_the_gradients, "four numbers of 4"),
+        (forgets_the_means, "You forget Adam's two means"),
+        (counts_the_weights_alone, "A and B alone"),
+        (freezes_in_32_bits, "in 16 bits"),
+        (trains_everything, "no gradients and no means"),
+        (forgets_the_frozen, "The values are off"),
+        (counts_whole_matrices, "not in x out"),
+        (counts_a_only, "The values are off"),
+        (counts_b_only, "The values are off"),
+        (forgets_the_activations, "The activations are missing"),
+        (takes_the_first_layer, "The values are off"),
+        (gives_both_parts, "Expected a number"),
+        (gives_gibibytes, "The values are off"),
     ],
 }

@@ -4,41 +4,6 @@ import torch.nn.functional as F
 
 # --- 10.1
 
-
-def compares_variances(mean, std, mean_2, std_2):
-    return ((mean - mean_2) ** 2).sum() + ((std**2 - std_2**2) ** 2).sum()
-
-
-def takes_the_root(mean, std, mean_2, std_2):
-    return torch.cat([mean - mean_2, std - std_2]).norm()
-
-
-def forgets_the_means(mean, std, mean_2, std_2):
-    return ((std - std_2) ** 2).sum()
-
-
-def forgets_the_spreads(mean, std, mean_2, std_2):
-    return ((mean - mean_2) ** 2).sum()
-
-
-def adds_the_variances(mean, std, mean_2, std_2):
-    return ((mean - mean_2) ** 2).sum() + (std**2).sum() + (std_2**2).sum()
-
-
-def forgets_the_squares(mean, std, mean_2, std_2):
-    return (mean - mean_2).abs().sum() + (std - std_2).abs().sum()
-
-
-def gives_each_dimension(mean, std, mean_2, std_2):
-    return (mean - mean_2) ** 2 + (std - std_2) ** 2
-
-
-def doubles_the_spreads(mean, std, mean_2, std_2):
-    return ((mean - mean_2) ** 2).sum() + 2 * ((std - std_2) ** 2).sum()
-
-
-# --- 10.2
-
 def inside(points, balls, k):
     radii = torch.cdist(balls, balls).sort(dim=1).values[:, k]
     return (torch.cdist(points, balls) <= radii[None]).any(dim=1)
@@ -71,6 +36,18 @@ def gives_each_point(real, fake, k):
 
 # --- 10.3
 
+def adds_a_little(logits):
+    return -torch.log(torch.sigmoid(logits) + 1e-8).mean()
+
+
+def takes_two_steps(logits):
+    return -torch.log(torch.sigmoid(logits)).mean()
+
+
+def detaches(logits):
+    return -F.logsigmoid(logits.detach()).mean()
+
+
 def saturates(logits):
     return torch.log(1 - torch.sigmoid(logits)).mean()
 
@@ -80,7 +57,7 @@ def takes_the_discriminators_loss(logits):
 
 
 def reverses_the_sign(logits):
-    return torch.log(torch.sigmoid(logits)).mean()
+    return F.logsigmoid(logits).mean()
 
 
 def adds_up(logits):
@@ -104,6 +81,19 @@ def gives_each_logit(logits):
 def counted(x, centres, radius):
     distance, mode = torch.cdist(x, centres).min(dim=1)
     return [int(((mode == i) & (distance < radius)).sum()) for i in range(len(centres))]
+
+
+def counted_by(x, centres, radius, norm):
+    distance, mode = torch.cdist(x, centres, p=norm).min(dim=1)
+    return [int(((mode == i) & (distance < radius)).sum()) for i in range(len(centres))]
+
+
+def adds_the_coordinates(x, centres, radius, least):
+    return sum(c >= least for c in counted_by(x, centres, radius, 1))
+
+
+def takes_the_larger_coordinate(x, centres, radius, least):
+    return sum(c >= least for c in counted_by(x, centres, radius, float("inf")))
 
 
 def counts_strays(x, centres, radius, least):
@@ -136,16 +126,6 @@ def gives_the_counts(x, centres, radius, least):
 
 WRONG = {
     "10.1": [
-        (compares_variances, "You compare variances"),
-        (takes_the_root, "You take the root at the end"),
-        (forgets_the_means, "You forget the means"),
-        (forgets_the_spreads, "You forget the standard deviations"),
-        (adds_the_variances, "without subtracting"),
-        (forgets_the_squares, "The squares are missing"),
-        (gives_each_dimension, "Expected a number, got a tensor"),
-        (doubles_the_spreads, "The values are off"),
-    ],
-    "10.2": [
         (gives_precision, "That is precision"),
         (counts_itself, "its own nearest neighbour"),
         (reaches_too_far, "one neighbour too far"),
@@ -153,7 +133,21 @@ WRONG = {
         (counts, "You return a count"),
         (gives_each_point, "Expected a number"),
     ],
+    "10.2": [
+        ("CBEAD", "the balls of a picture's own copies"),
+        ("DEBAC", "Blends are not real"),
+        ("ECBAD", "Without the nights"),
+        ("CEBDA", "Noise lies far from everything"),
+        ("AEBCD", "precision is about a half"),
+        ("CEABD", "Pictures that are repeated are real"),
+        ("cebad", "Expected five different letters"),
+        ("ABCDE", "is everything real there"),
+        (["C", "E", "B", "A", "D"], "Got ['C'"),
+    ],
     "10.3": [
+        (adds_a_little, "The small number that you add"),
+        (takes_two_steps, "infinite or not a number"),
+        (detaches, "no gradient passes"),
         (saturates, "which saturates"),
         (takes_the_discriminators_loss, "the discriminator's loss for fakes"),
         (reverses_the_sign, "The sign"),
@@ -163,6 +157,8 @@ WRONG = {
         (gives_each_logit, "Expected a number, got a tensor of shape (8, 1)"),
     ],
     "10.4": [
+        (adds_the_coordinates, "You add the differences"),
+        (takes_the_larger_coordinate, "a square instead of a circle"),
         (counts_strays, "You count strays"),
         (takes_one_point, "One point does not make a mode"),
         (wants_more_than_least, "Exactly `least` is enough"),
