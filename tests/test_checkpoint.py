@@ -101,8 +101,10 @@ def test_the_command_prints_a_column_for_each_sampler(capsys, monkeypatch):
             assert left == right, name    # no sampler in it
     assert cells["map as condition: mean IoU, pictures"][0] != cells["map as condition: mean IoU, pictures"][1]
     assert [row for row in rows if row[0].startswith("16 pictures")] == rows[-1:]
-    with pytest.raises(SystemExit):
-        main([str(CHECKPOINT), "--samplers", "eular"])
+    for wrong, said in ((["--samplers", "eular"], "samplers: got eular"), (["--count", "0"], "count: got 0")):
+        with pytest.raises(SystemExit):
+            main([str(CHECKPOINT), *wrong])
+        assert said in capsys.readouterr().err
 
 
 def test_of_several_seeds_the_table_has_mean_and_spread(monkeypatch):

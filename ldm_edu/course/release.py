@@ -14,6 +14,7 @@ from .sync import save
 CONFIG = '''\
 """How nbgrader grades this course; `make release` wrote it and does not write it again."""
 import os
+
 os.environ["LDM_EDU_STRICT"] = "1"    # an exercise that was not attempted earns nothing
 c = get_config()
 c.CourseDirectory.course_id = "ldm_edu"

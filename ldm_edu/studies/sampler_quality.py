@@ -1,9 +1,9 @@
 """How many steps does a picture need? Four samplers from the same noise, scored by the oracle and a Fréchet distance.
 
 `python -m ldm_edu.studies sampler_quality [--count N] [--threads 1]` draws the first N validation prompts with every
-sampler at every number of steps, and with DDIM at every guidance scale, for data/samplers/quality.csv. For knobs.csv it
-draws them with part of DPM-Solver++'s look-ahead and with guidance at some levels only, and a short prompt with a
-negative one.
+sampler at every number of steps, and with DDIM at every guidance scale, for data/samplers/quality.csv. For
+settings.csv it draws them with part of DPM-Solver++'s look-ahead and with guidance at some levels only, and a short
+prompt with a negative one.
 """
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GUIDANCE_SCALE_STEPS = 15
 VAGUE = "a red house and a green tree"
 REAL = 1024    # renders for the Fréchet distance
 TABLE = DATA / "samplers" / "quality.csv"
-KNOBS = TABLE.with_name("knobs.csv")
+SETTINGS = TABLE.with_name("settings.csv")
 
 
 class Quality(NamedTuple):
@@ -54,8 +54,8 @@ class Quality(NamedTuple):
     distance: float          # Fréchet distance to the renders of REAL other scenes, in the space of `features`
 
 
-class Knob(NamedTuple):
-    """A row of knobs.csv; the scores of `Quality` and three more."""
+class Setting(NamedTuple):
+    """A row of settings.csv; the scores of `Quality` and three more."""
 
     setting: str
     steps: int
@@ -98,7 +98,8 @@ def quality_table(ldm: LatentDiffusion, count: int = 128, steps: Sequence[int] =
     return rows
 
 
-def look_ahead_by(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor, share: float | Sequence[float]) -> Tensor:
+def partial_look_ahead(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor,
+                       share: float | Sequence[float]) -> Tensor:
     """Sample with a share of DPM-Solver++'s look-ahead, one for all steps or one for each: 0 is Euler, 1 all of it."""
     sigmas, before, sigma_before = [*(1 / schedule.alpha_bar[levels] - 1).sqrt().tolist(), 0.0], None, 0.0
     for t, sigma, sigma_next, part in zip(levels, sigmas, sigmas[1:], np.broadcast_to(share, len(levels)).tolist()):
@@ -113,7 +114,7 @@ def look_ahead_by(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor, sha
 
 
 @torch.no_grad()
-def knob_table(ldm: LatentDiffusion, count: int = 128, batch: int = 64) -> list[Knob]:
+def settings_table(ldm: LatentDiffusion, count: int = 128, batch: int = 64) -> list[Setting]:
     """Score every setting on `count` prompts; batch k begins from the noise of seed k."""
     oracle, real = Oracle.load(), features(to_float(render("validation", count + REAL)[0])[count:])
     captions, empty, early = captions_of("validation", count), ldm.text([""]), (1, 1, 1, 1, 0, 0, 0, 0)
@@ -121,7 +122,7 @@ def knob_table(ldm: LatentDiffusion, count: int = 128, batch: int = 64) -> list[
 
     def look(share, texts, steps, scale, seed, noise):
         eps, levels = guided(ldm.unet, ldm.text(texts), empty, scale), timesteps(steps, spacing="trailing")
-        return ldm.decode(look_ahead_by(eps, noise, ldm.schedule, levels, share))
+        return ldm.decode(partial_look_ahead(eps, noise, ldm.schedule, levels, share))
 
     def span(low, high, texts, steps, scale, seed, noise):    # guided from t = low to high
         cond = ldm.text(texts)
@@ -147,12 +148,12 @@ def knob_table(ldm: LatentDiffusion, count: int = 128, batch: int = 64) -> list[
         noises = [torch.randn(len(part), 4, 8, 8, generator=Generator().manual_seed(k)) for k, part in enumerate(parts)]
         pictures = torch.cat([draw(part, steps, scale, k, noises[k]) for k, part in enumerate(parts)])
         seen = oracle.read(pictures)
-        found, stated = score(asked, seen).by_name["colour"]
+        found = score(asked, seen)
         exact = [score([c], [s]).all_right and len(s.things) == sum(m.count for m in c.mentions)
                  for c, s in zip(asked, seen)]
-        rows.append(Knob(name, steps, scale, *score_pictures(pictures, asked, oracle),
-                         frechet_distance(real, features(pictures)), found / stated,
-                         sum(s.sky == "day" for s in seen) / count, sum(exact) / count))
+        rows.append(Setting(name, steps, scale, found.accuracy, found.all_right, surplus(asked, seen),
+                            frechet_distance(real, features(pictures)), np.divide(*found.by_name["colour"]).item(),
+                            sum(s.sky == "day" for s in seen) / count, sum(exact) / count))
     return rows
 
 
@@ -171,7 +172,7 @@ def add_options(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Measure a checkpoint and write both tables."""
     ldm = LatentDiffusion.from_pretrained(args.checkpoint)
-    for path, table in ((args.out, quality_table), (args.out.with_name(KNOBS.name), knob_table)):
+    for path, table in ((args.out, quality_table), (args.out.with_name(SETTINGS.name), settings_table)):
         rows = table(ldm, args.count)
         write_table(path, rows)
         for row in rows:

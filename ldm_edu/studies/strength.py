@@ -91,6 +91,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Measure a checkpoint and write its table."""
-    write_table(args.out, rows := strength_table(LatentDiffusion.from_pretrained(args.checkpoint), args.count))
+    rows = strength_table(LatentDiffusion.from_pretrained(args.checkpoint), args.count)
+    write_table(args.out, rows)
     for row in rows:
         print_row(row)

@@ -1,6 +1,8 @@
 """The study of samplers: which pictures it draws, from which noise, how it scores them, and what is stored."""
 import itertools
+from collections import Counter
 
+import pytest
 import torch
 
 from ldm_edu import DATA
@@ -14,12 +16,12 @@ from ldm_edu.studies.sampler_quality import (
     GUIDANCE_SCALE_STEPS,
     GUIDANCE_SCALES,
     STEPS,
-    Knob,
-    knob_table,
+    Setting,
     load_quality,
-    look_ahead_by,
+    partial_look_ahead,
     quality_table,
     score_pictures,
+    settings_table,
 )
 from ldm_edu.support.tables import read_table
 from ldm_edu.tiny_worlds.datasets import render, to_float
@@ -88,10 +90,11 @@ def test_no_look_ahead_is_euler_and_all_of_it_dpm_solver():
     x, levels = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), timesteps(7, spacing="trailing")
     for share, sampler in ((0, euler), (1, dpm_solver), ([1, 1, 1, 1, 1, 1, 1], dpm_solver)):
         *_, last = sampler(toy_eps, x, SCHEDULE, levels)
-        torch.testing.assert_close(look_ahead_by(toy_eps, x, SCHEDULE, levels, share), last.x, rtol=1e-4, atol=1e-5)
-    half = look_ahead_by(toy_eps, x, SCHEDULE, levels, 0.5)
-    late = look_ahead_by(toy_eps, x, SCHEDULE, levels, [0, 0, 0, 0, 1, 1, 1])
-    results = [look_ahead_by(toy_eps, x, SCHEDULE, levels, share) for share in (0, 1)] + [half, late]
+        found = partial_look_ahead(toy_eps, x, SCHEDULE, levels, share)
+        torch.testing.assert_close(found, last.x, rtol=1e-4, atol=1e-5)
+    half = partial_look_ahead(toy_eps, x, SCHEDULE, levels, 0.5)
+    late = partial_look_ahead(toy_eps, x, SCHEDULE, levels, [0, 0, 0, 0, 1, 1, 1])
+    results = [partial_look_ahead(toy_eps, x, SCHEDULE, levels, share) for share in (0, 1)] + [half, late]
     assert all((a - b).abs().max() > 1e-3 for a, b in itertools.combinations(results, 2))
 
 
@@ -107,7 +110,7 @@ def test_each_setting_is_drawn_as_its_name_says(monkeypatch):
         return drawn(*given, **named)
 
     monkeypatch.setattr(ldm, "text_to_image", draw)
-    rows = knob_table(ldm, count=3, batch=2)
+    rows = settings_table(ldm, count=3, batch=2)
     assert [row[:2] for row in rows] == [("negative prompt: by day", 12), ("not early", 15)]
     assert asked[0] == ((["a red house and a green tree"] * 2, 12, 4.0, 0), {"negative_prompt": "by day"})
     assert asked[1] == ((["a red house and a green tree"], 12, 4.0, 1), {"negative_prompt": "by day"})
@@ -116,11 +119,39 @@ def test_each_setting_is_drawn_as_its_name_says(monkeypatch):
     assert rows[1].accuracy > 0.8
 
 
+@pytest.mark.parametrize("name, spans", [("not early", (0, 600)), ("not late", (300, 999)), ("middle", (300, 600))])
+def test_guidance_acts_at_the_levels_that_the_name_says(monkeypatch, name, spans):
+    """A network that answers 0 and remembers: with guidance it is asked about every picture twice, otherwise once."""
+    ldm, asked = LatentDiffusion.from_pretrained(DATA / "tiny-worlds"), Counter()
+
+    def unet(x, t, context):
+        asked[int(t)] += len(context)
+        return 0 * x
+
+    monkeypatch.setattr(ldm, "unet", unet)
+    monkeypatch.setattr(study, "REAL", 20)
+    monkeypatch.setattr(study, "tqdm", lambda runs, _: [run for run in runs if run[0] == name and run[2] == 4.0])
+    settings_table(ldm, count=4, batch=4)
+    assert asked == {t: 8 if spans[0] <= t <= spans[1] else 4 for t in timesteps(15).tolist()}
+
+
+def test_the_look_ahead_of_each_row(monkeypatch):
+    taken = []
+    monkeypatch.setattr(study, "REAL", 20)
+    monkeypatch.setattr(study, "tqdm", lambda runs, _: [run for run in runs if run[0].startswith("look")])
+    monkeypatch.setattr(study, "partial_look_ahead",
+                        lambda eps, x, schedule, levels, share: taken.append((share, levels.tolist())) or x)
+    rows = settings_table(LatentDiffusion.from_pretrained(DATA / "tiny-worlds"), count=4, batch=4)
+    half = (1, 1, 1, 1, 0, 0, 0, 0)
+    names = {"look early": half, "look late": half[::-1], "look 0": 0, "look 0.5": 0.5, "look 1": 1}
+    assert taken == [(names[row.setting], timesteps(row.steps, spacing="trailing").tolist()) for row in rows]
+
+
 def test_the_stored_table_of_settings_is_that_of_the_command(monkeypatch):
     ran = []
     monkeypatch.setattr(study, "tqdm", lambda runs, _: ran.extend(runs) or [])
-    knob_table(LatentDiffusion.from_pretrained(DATA / "tiny-worlds"), count=1)
-    table = read_table(study.KNOBS, Knob)
+    settings_table(LatentDiffusion.from_pretrained(DATA / "tiny-worlds"), count=1)
+    table = read_table(study.SETTINGS, Setting)
     assert [row[:3] for row in table] == [run[:3] for run in ran] and len(table) == len({row[:3] for row in table})
     found = {row[:3]: row for row in table}
     assert found["look 0", 8, 4.0].all_right > found["look 1", 8, 4.0].all_right + 0.05    # which side is up

@@ -21,7 +21,7 @@ class Line(NamedTuple):
 def test_a_table_reads_as_it_was_written(tmp_path):
     rows = [Line("ddim", 2, 0.25), Line("a, \"b\"", -1, 1 / 3)]
     write_table(tmp_path / "new" / "table.csv", rows)
-    assert (tmp_path / "new" / "table.csv").read_text().startswith("name,steps,share\nddim,2,0.2500\n")
+    assert (tmp_path / "new" / "table.csv").read_bytes().startswith(b"name,steps,share\nddim,2,0.2500\n")
     found = read_table(tmp_path / "new" / "table.csv", Line)
     assert found == [rows[0], Line("a, \"b\"", -1, 0.3333)] and isinstance(found[0].steps, int)
 
