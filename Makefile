@@ -13,7 +13,7 @@ export GOMP_SPINCOUNT = 0
 # The packages of an environment that happens to be active stay out.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-.PHONY: help lab train test test-slow test-gpu test-browser tour sync bench refresh release badges
+.PHONY: help lab train test test-slow test-gpu test-browser tour sync bench refresh release badges book
 
 help:
 	@echo "make lab      open JupyterLab on the first chapter (TORCH=cpu: a smaller download, without CUDA)"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench    time sampling beside diffusers (BENCH=--sd for the size of Stable Diffusion v1, too)"
 	@echo "make refresh  run the notebooks and store their outputs (NOTEBOOKS=notebooks/00_tour.ipynb for one)"
 	@echo "make release  write the student edition, without solutions and outputs, to out/release"
+	@echo "make book     write the chapters as a website with search and folded solutions, to out/book; runs nothing"
 	@echo "make badges   write Colab badges and clone commands (REPO=owner/name on GitHub, or REPO=none)"
 
 lab: $(INSTALLED)
@@ -79,6 +80,14 @@ release: $(INSTALLED)
 
 badges: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.course.badges $(REPO)
+
+# From the stored outputs. A broken link is an error. GitHub Pages takes out/book as it is.
+book: $(INSTALLED)
+	$(VENV)/bin/python -m pip install -q 'myst-nb>=1.3' 'sphinx-book-theme>=1.1'
+	rm -rf out/book out/jupyter_execute
+	$(VENV)/bin/sphinx-build -qEW --keep-going -c notebooks/book -d out/book-doctrees . out/book
+	cp out/book/README.html out/book/index.html
+	@echo "out/book/index.html, $$(du -sh out/book | cut -f1)"
 
 # The copy of requirements.txt says what is installed: a touched file with the same text installs nothing.
 $(INSTALLED): requirements.txt

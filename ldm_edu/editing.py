@@ -39,8 +39,7 @@ def inpaint(self, prompt: str | list[str], image: Picture | list[Picture], mask:
     """Paint anew where `mask` is 1, by a prompt; keep the picture elsewhere. (B, 3, H, W) in [-1, 1].
 
     mask: see `to_masks`; a latent pixel is painted if the mask is 1 at its upper left corner. strength: below 1 the
-    masked part starts from the picture, too. rounds: repeat each step so many times (RePaint). Rest as above. (With
-    "ddpm" diffusers draws one noise more for each step, and another picture.)
+    masked part starts from the picture, too. rounds: repeat each step so many times (RePaint). Rest as above.
     """
     sampler, levels = begin(self, sampler, spacing, steps, seed, guidance_scale, strength, rounds)
     eps, context = self.predictor(prompt, guidance_scale, negative_prompt)

@@ -1,6 +1,7 @@
 """Settings for every test, set before torch is imported; notebooks' kernels inherit them."""
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def nothing_mapped_is_replaced(monkeypatch):
         assert not any(f"{Path(path).resolve()}" in mapped for path in (source, target)), f"{target} is mapped"
         replace(source, target)
     monkeypatch.setattr(os, "replace", guarded)
+
+
+@pytest.fixture(autouse=True)
+def no_mac_gpu(monkeypatch):
+    """It rounds otherwise than a CPU, which is what all figures and most references come from."""
+    monkeypatch.setattr("torch.backends.mps.is_available", cache(lambda: False))    # torch expects a cached function
 
 
 @pytest.fixture(scope="session")

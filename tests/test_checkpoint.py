@@ -54,7 +54,7 @@ def test_the_card_lists_every_weight_file_with_its_checksum():
 
 
 @pytest.mark.parametrize("sampler, count", [
-    ("ddim", 24), pytest.param("ddim", 128, marks=pytest.mark.slow), pytest.param("ddpm", 128, marks=pytest.mark.slow)])
+    ("ddim", 16), pytest.param("ddim", 128, marks=pytest.mark.slow), pytest.param("ddpm", 128, marks=pytest.mark.slow)])
 def test_the_card_holds_on_a_sample(sampler, count):
     """Some prompts, another seed: within sampling error of the card's figures (three standard deviations)."""
     card = card_table()[sampler]
@@ -101,10 +101,6 @@ def test_the_command_prints_a_column_for_each_sampler(capsys, monkeypatch):
             assert left == right, name    # no sampler in it
     assert cells["map as condition: mean IoU, pictures"][0] != cells["map as condition: mean IoU, pictures"][1]
     assert [row for row in rows if row[0].startswith("16 pictures")] == rows[-1:]
-    for wrong, said in ((["--samplers", "eular"], "samplers: got eular"), (["--count", "0"], "count: got 0")):
-        with pytest.raises(SystemExit):
-            main([str(CHECKPOINT), *wrong])
-        assert said in capsys.readouterr().err
 
 
 def test_of_several_seeds_the_table_has_mean_and_spread(monkeypatch):

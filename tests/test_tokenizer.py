@@ -4,7 +4,7 @@ import random
 import pytest
 import torch
 from reference import PROMPTS, WORDS, pair
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizerFast as CLIPTokenizer  # in transformers 5 the same; 4's other is in Python
 
 from ldm_edu import DATA
 from ldm_edu.tokenizer import build_tokenizer, load_tokenizer, save_tokenizer, tokenize

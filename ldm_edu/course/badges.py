@@ -4,15 +4,16 @@ pyproject.toml holds the address. From there every notebook gets a Colab badge a
 README.md its badge and its clone command. Without a name the address of pyproject.toml is written anew, for example to
 notebooks that were added; with "none" nothing shows a link. Only files that change are written; outputs stay.
 """
-import argparse
 import re
-import sys
 import tomllib
+from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import nbformat
 
 from ..support.checks import expect
+from ..support.commands import CommandLine, run_command
 from ..support.files import replacing
 from .sync import ROOT
 
@@ -79,24 +80,24 @@ def stale(root: Path = ROOT, repo: str | None = "") -> dict[Path, str]:
     return {path: text for path, text in new.items() if text != texts[path]}
 
 
-def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-    """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_edu.course.badges", description=__doc__)
-    parser.add_argument("repo", nargs="?", default="", help="owner/name on GitHub, or none")
-    repo = parser.parse_args(arguments).repo
-    try:
-        changed = stale(root, None if repo == "none" else repo and checked(repo))
-    except ValueError as error:    # before anything is written
-        print(error, file=sys.stderr)
-        return 2
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
+    """Run the command line."""
+    parser = CommandLine("ldm_edu.course.badges", __doc__, threads=False)
+    parser.add_argument("repo", nargs="?", help="owner/name on GitHub, or none (default: what pyproject.toml says)")
+    run_command(parser, arguments, partial(write, root))
+
+
+def write(root: Path, args: Namespace) -> None:
+    """Write the files that do not say the address yet. Raises ValueError before anything is written."""
+    repo = args.repo or ""
+    changed = stale(root, None if repo == "none" else repo and checked(repo))
     for path, text in changed.items():
         with replacing(path) as part:
             part.write_text(text, encoding="utf-8")
         print(path.relative_to(root))
     repo = address((root / "pyproject.toml").read_text(encoding="utf-8"))
     print(f"{len(changed)} files written; the repository is {repo or 'nowhere'}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

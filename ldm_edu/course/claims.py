@@ -13,6 +13,7 @@ import yaml
 
 from .. import DATA
 from ..support.checks import expect
+from ..support.commands import CommandLine, run_command
 
 
 @dataclass(frozen=True)
@@ -63,4 +64,5 @@ def _wrapped(label: str, text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(claims_table(read_claims().values()))
+    run_command(CommandLine("ldm_edu.course.claims", __doc__, threads=False), None,
+                lambda _: print(claims_table(read_claims().values())))

@@ -1,6 +1,7 @@
 """The figures of the README: `python -m ldm_edu.course.readme_figures data/tiny-worlds` to data/samples."""
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 
 from .. import DATA
 from ..pipeline import LatentDiffusion
-from ..support.commands import command_line, parse
+from ..support.commands import CommandLine, new_folder, run_command
 from ..tiny_worlds.datasets import Example, TinyWorlds
 from .viz import contact_sheet, grid, picture_table
 
@@ -53,12 +54,15 @@ def draw_edits(ldm: LatentDiffusion, examples: Sequence[Example], prompts: Seque
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = command_line("ldm_edu.course.readme_figures", __doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, default=DATA / "samples")
-    args = parse(parser, arguments)
-    args.out.mkdir(parents=True, exist_ok=True)
+    parser = CommandLine("ldm_edu.course.readme_figures", __doc__)
+    parser.add_argument("checkpoint", type=Path, help="a model: a folder such as data/tiny-worlds")
+    parser.add_argument("--out", type=new_folder, default=DATA / "samples", help="folder for the pictures")
+    run_command(parser, arguments, draw_all)
+
+
+def draw_all(args: Namespace) -> None:
     ldm = LatentDiffusion.from_pretrained(args.checkpoint)
+    args.out.mkdir(parents=True, exist_ok=True)
     world = TinyWorlds("validation", 48)
     examples = [world[i] for i in range(48)]
     grid(ldm.text_to_image(list(GALLERY)), GALLERY, columns=4, size=2.2).savefig(args.out / "gallery.png")

@@ -4,21 +4,23 @@ Each runs in a fresh kernel in its own folder. Widgets and metadata that change 
 with a cell that raises, writes to stderr or shows a widget without the tag nbval-ignore-output keeps what it has. With
 --out the results go to that folder instead, each notebook's first picture beside it.
 """
-import argparse
 import base64
 import os
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
+from ..support.checks import expect
+from ..support.commands import CommandLine, new_folder, run_command
 from .sync import save
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-KEPT = {"tags", "jupyter", "nbgrader"}  # of a cell's metadata
+KEPT = {"tags", "jupyter", "nbgrader", "cellView"}  # of a cell's metadata
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
 
@@ -50,22 +52,26 @@ def clean(notebook) -> None:
 
 def first_picture(notebook) -> tuple[str, bytes] | None:
     """Find suffix and bytes of the first PNG or JPEG among the outputs."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            for mime, suffix in (("image/png", ".png"), ("image/jpeg", ".jpg")):
-                if mime in output.get("data", {}):
-                    return suffix, base64.b64decode(output.data[mime])
-    return None
+    suffixes = {"image/png": ".png", "image/jpeg": ".jpg"}
+    return next(((suffixes[mime], base64.b64decode(data)) for cell in notebook.cells
+                 for output in cell.get("outputs", []) for mime, data in output.get("data", {}).items()
+                 if mime in suffixes), None)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the number of notebooks that failed."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_edu.course.refresh", description=__doc__)
-    parser.add_argument("notebooks", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, help="leave the notebooks as they are and write to this folder")
-    options = parser.parse_args(arguments)
+    parser = CommandLine("ldm_edu.course.refresh", __doc__, threads=False)
+    parser.add_argument("notebooks", nargs="+", type=Path, help="files to run")
+    parser.add_argument("--out", type=new_folder, help="leave the notebooks as they are and write to this folder")
+    return run_command(parser, arguments, refresh)
+
+
+def refresh(options: Namespace) -> int:
+    """Run the notebooks and store their outputs; return the number of notebooks that failed."""
     os.environ.pop("MPLBACKEND", None)  # figures are drawn inline
     failed = 0
+    for path in options.notebooks:
+        expect(path.suffix == ".ipynb" and path.is_file(), "notebooks", path, "notebooks that are there")
     for path in options.notebooks:
         start, target = time.time(), options.out / path.name if options.out else path
         try:

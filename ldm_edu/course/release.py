@@ -3,12 +3,14 @@
 The folder is a course of nbgrader: its settings, and each chapter as the assignment of its number. Of every exercise
 only the stub and the check are left, and no outputs. notebooks/instructors.md says how to grade what comes back.
 """
-import argparse
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import nbformat
 
+from ..support.checks import expect
+from ..support.commands import CommandLine, new_folder, run_command
 from .sync import save
 
 CONFIG = '''\
@@ -23,7 +25,7 @@ c.Execute.timeout = 300               # seconds per cell, trainings included
 '''
 
 
-def release(notebook) -> None:
+def strip(notebook, path: Path) -> None:
     """Remove, in place, cells tagged `solution` and all outputs. Raises ValueError if a solution would be left."""
     notebook.cells = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
@@ -31,25 +33,26 @@ def release(notebook) -> None:
             cell.outputs, cell.execution_count = [], None
             if "check" in cell.metadata.get("tags", []):    # a student may have named a variable so
                 cell.source = f"from ldm_edu.course.exercises import check\n{cell.source}"
-            if found := re.search(r"# Solution.*|\bsolution_\w+", cell.source):
-                raise ValueError(f"{found[0]!r} is in a cell without the tag solution")
+            if found := re.search(r"# (?:@title )?Solution.*|\bsolution_\w+", cell.source):
+                raise ValueError(f"{path}: {found[0]!r} is in a cell without the tag solution")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; nothing is written if a notebook would show a solution."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_edu.course.release", description=__doc__)
-    parser.add_argument("notebooks", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
+    """Run the command line."""
+    parser = CommandLine("ldm_edu.course.release", __doc__, threads=False)
+    parser.add_argument("notebooks", nargs="+", type=Path, help="chapters")
+    parser.add_argument("--out", type=new_folder, required=True, help="folder for the student edition")
+    run_command(parser, arguments, release)
+
+
+def release(options: Namespace) -> None:
+    """Write the student edition; nothing is written if a notebook would show a solution."""
     for path in options.notebooks:
-        if not re.match(r"\d\d_", path.name) or not path.is_file():
-            parser.error(f"notebooks: got {path}, expected a file whose name begins with the number of its chapter")
+        expect(re.match(r"\d\d_", path.name) and path.is_file(), "notebooks", path,
+               "a file whose name begins with the number of its chapter")
     released = {path: nbformat.read(path, as_version=4) for path in options.notebooks}
     for path, notebook in released.items():
-        try:
-            release(notebook)
-        except ValueError as error:
-            parser.error(f"{path}: {error}")
+        strip(notebook, path)
     for path, notebook in released.items():
         target = options.out / "source" / path.name[:2] / path.name
         save(notebook, target)

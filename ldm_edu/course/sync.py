@@ -6,12 +6,14 @@ two modules define (`main`, `TINY`) and names of this room mark nothing.
 """
 import ast
 import re
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from ..support.commands import CommandLine, run_command
 from ..support.files import replacing
 
 ROOT = Path(__file__).parents[2]    # of the repository
@@ -97,7 +99,7 @@ def save(notebook, path: Path) -> None:
         nbformat.write(notebook, part)
 
 
-def main() -> None:
+def sync_all(_: Namespace) -> None:
     """Sync every notebook and print what has changed."""
     import nbformat
 
@@ -112,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(CommandLine("ldm_edu.course.sync", __doc__, threads=False), None, sync_all)

@@ -67,7 +67,7 @@ def picture_table(rows: dict[str, Sequence[Tensor]], titles: Sequence[str], titl
     """Draw named rows of images (3, H, W) or semantic maps (H, W), each pixel enlarged by a whole number, to `side`."""
     names, texts = [wrapped(name, 14) for name in rows], [wrapped(text, side // 5) for text in titles]
     left, step = 8 + 7 * max(len(line) for name in names for line in name.split("\n")), side + 4    # pixels
-    top = 33 + 12 * max(1 + text.count("\n") for text in texts)
+    top = 33 + 12 * max(bool(text) + text.count("\n") for text in texts)
     wide, high = left + step * len(titles), top + step * len(rows)
     figure = plt.figure(figsize=(wide / 80, high / 80), dpi=80)
     figure.suptitle(title, fontsize=11, y=1 - 4 / high, va="top")
@@ -75,8 +75,8 @@ def picture_table(rows: dict[str, Sequence[Tensor]], titles: Sequence[str], titl
         for j, picture in enumerate(pictures):
             h, w = (length * max(1, side // max(picture.shape[-2:])) for length in picture.shape[-2:])
             axis = figure.add_axes(((left + j * step) / wide, 1 - (top + i * step + h) / high, w / wide, h / high))
-            show_map(picture, axis) if picture.ndim == 2 else axis.imshow(to_pil(picture), interpolation="nearest")
-            axis.axis("on")
+            axis.imshow(picture if picture.ndim == 2 else to_pil(picture), interpolation="nearest",
+                        cmap=CLASS_COLOURS, vmin=-0.5, vmax=len(CLASSES) - 0.5)    # a map's, one colour per class
             axis.set(xticks=[], yticks=[], frame_on=False)
             axis.set_title("" if i else texts[j], fontsize=9 if max(map(len, texts)) < 20 else 7.5, pad=3)
             axis.set_ylabel("" if j else names[i], fontsize=9, rotation=0, ha="right", va="center")
@@ -88,20 +88,28 @@ def show(images: Tensor | Sequence[Tensor], titles: Sequence[str] | None = None,
     """Show `grid` in a notebook, as JPEG of `quality` 1 to 95."""
     figure, buffer = grid(images, titles, columns, title, size), io.BytesIO()
     figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": quality})    # in PNG a notebook would weigh megabytes
-    plt.close(figure)
-    return InlineImage(buffer.getvalue(), format="jpeg")
+    return _inline(figure, buffer, "jpeg")
 
 
 def plot(figure: Figure, lossless: bool = False) -> InlineImage:
     """Show a figure in a notebook as PNG: of 256 colours, a quarter of what `plt.show()` stores, or `lossless`."""
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches=None if lossless else "tight")
-    plt.close(figure)
     picture = Image.open(buffer).convert("RGB")
     if not lossless:    # kmeans moves colours to where the figure has most pixels, or skies show bands of other hues
         picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
     picture.save(small, "PNG", optimize=True)
-    return InlineImage(small.getvalue(), format="png")
+    return _inline(figure, small, "png")
+
+
+def _inline(figure: Figure, file: io.BytesIO, format: str) -> InlineImage:
+    """Close a figure and show its file. Screen readers hear its title, else its panels' titles, else its words."""
+    plt.close(figure)
+    titles, words = [axis.title for axis in figure.axes], [text for axis in figure.axes for text in axis.texts]
+    lines = [[" ".join(text.get_text().replace("$", "").split()) for text in texts]    # $ marks a formula
+             for texts in (figure.texts, titles, words)]
+    alt = figure.get_label() or "; ".join(dict.fromkeys(filter(None, next(filter(any, lines), []))))
+    return InlineImage(file.getvalue(), format=format, metadata={"alt": alt})
 
 
 def label_values(axis: plt.Axes, values: Sequence[float]) -> None:
@@ -115,24 +123,18 @@ def latent_picture(z: Tensor) -> Tensor:
     return (z[:3] / 3).clamp(-1, 1)
 
 
-def show_map(semantic_map: Tensor, axis: plt.Axes) -> None:
-    """Draw a semantic map (H, W) into an axis, one colour per class."""
-    axis.imshow(semantic_map, cmap=CLASS_COLOURS, vmin=-0.5, vmax=len(CLASSES) - 0.5, interpolation="nearest")
-    axis.axis("off")
-
-
 def animate(images: Iterable[Tensor], scale: int = 3, milliseconds: int = 150) -> InlineImage:
     """Show images (3, H, W) as a looping GIF that rests for a second at the end; its bytes are deterministic."""
-    frames = [to_pil(image, scale).quantize(64) for image in images]    # fewer colours, a smaller file
-    buffer = io.BytesIO()
+    frames, buffer = [to_pil(image, scale).quantize(64) for image in images], io.BytesIO()    # small files
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], loop=0,
                    duration=[milliseconds] * (len(frames) - 1) + [1000])
-    return InlineImage(buffer.getvalue(), format="gif")
+    return InlineImage(buffer.getvalue(), format="gif", metadata={"alt": f"Animation of {len(frames)} pictures"})
 
 
 def series_map(chapter: str = "") -> Figure:
     """Draw how the whole system is trained and how it samples. chapter: "03" lights up what chapter 03 builds."""
     figure, axis = plt.subplots(figsize=(10.5, 4.2), dpi=80, layout="constrained")
+    figure.set_label("How the whole system is trained and samples" + f"; chapter {chapter} is lit up" * bool(chapter))
     axis.set(xlim=(-1, 105), ylim=(0, 44))
     axis.axis("off")
     training, sampling = "#444444", BLUE

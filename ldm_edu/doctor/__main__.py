@@ -5,37 +5,38 @@ Exit code: 0 if nothing is found, 1 if something is, 2 if the folder is neither.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
-from ..support.commands import command_line, parse
+from ..support.commands import CommandLine, run_command
 from .findings import REMEDIES, RUN_CHECKS, report
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = command_line("ldm_edu.doctor", __doc__)
+    parser = CommandLine("ldm_edu.doctor", __doc__)
     parser.add_argument("folder", type=Path, help="such as data/tiny-worlds or out/train/training/ldm")
-    folder = parse(parser, arguments).folder.resolve()
+    return run_command(parser, arguments, diagnose)
 
+
+def diagnose(args: Namespace) -> int:
+    """Print what is found in the folder; return whether anything is."""
     from ..pipeline import LatentDiffusion
     from .examine import examine
-    from .training_run import examine_run, examine_training
+    from .training_run import examine_run
 
-    try:
-        if (folder / "state.safetensors").is_file():
-            checkpoint = folder.parent.parent / "tiny-worlds"    # what the recipe ldm makes, in the end
-            ldm = folder.name == "ldm" and (checkpoint / "model_index.json").is_file()
-            found = examine_run(folder, checkpoint) if ldm else examine_training(folder)
-            checked = [*REMEDIES] if ldm else RUN_CHECKS
-        elif (folder / "model_index.json").is_file():
-            found = examine(LatentDiffusion.from_pretrained(folder))
-            checked = [check for check in REMEDIES if check not in ("log", "EMA", "EMA lag")]
-        else:
-            raise FileNotFoundError(f"folder: {folder} is no checkpoint (with model_index.json) and no training run "
-                                    "(with state.safetensors)")
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    folder = args.folder.resolve()
+    if (folder / "state.safetensors").is_file():
+        checkpoint = folder.parent.parent / "tiny-worlds"    # what the recipe ldm makes, in the end
+        ldm = folder.name == "ldm" and (checkpoint / "model_index.json").is_file()
+        found = examine_run(folder, checkpoint if ldm else None)
+        checked = [*REMEDIES] if ldm else RUN_CHECKS
+    elif (folder / "model_index.json").is_file():
+        found = examine(LatentDiffusion.from_pretrained(folder))
+        checked = [check for check in REMEDIES if check not in ("log", "EMA", "EMA lag")]
+    else:
+        raise FileNotFoundError(f"folder: {folder} is no checkpoint (with model_index.json) and no training run "
+                                "(with state.safetensors)")
     print(report(found) if found else f"Nothing found. Checked: {', '.join(checked)}.")
     return 1 if found else 0
 

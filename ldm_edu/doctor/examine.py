@@ -123,14 +123,14 @@ def _schedule(case: Case) -> Iterator[Finding]:
     losses = {name: sum(case.loss(t, kind, u) for t, u in zip(levels, row)) for name, row in rows.items()}
     best = min(losses, key=losses.get)
     if losses[best] < min(0.85 * own, 0.8 * alpha_bar[levels].sum()):
-        yield Finding("schedule", "stop", f"at the same noise the U-Net errs {own / losses[best]:.1f} times as much, "
-                      f"told the t of this schedule, as told that of {best}.")
+        yield Finding("schedule", "stop", f"at the same noise the U-Net's error is {own / losses[best]:.1f} times as "
+                      f"large with this schedule's t as with that of {best}.")
 
 
 def _unet(case: Case) -> Iterator[Finding]:
     least = min(sum(case.loss(t, kind) for t in case.levels) / len(case.levels) for kind in case.contexts)
     if not least < 0.9:
-        yield Finding("zero predictor", "stop", f"the U-Net's mean error is {least:.2f}; to answer 0 would make 1.")
+        yield Finding("zero predictor", "stop", f"the U-Net's mean error is {least:.2f}; always answering 0 gives 1.")
         return
     alive = {kind: context for kind, context in case.contexts.items() if context.std(0).mean() > 0.01 * context.std()}
     dead = [kind for kind in case.contexts if kind not in alive]

@@ -21,9 +21,9 @@ REMEDIES = {    # for each check, in the order in which they are made
     "latent scale": "Set the autoencoder's scale (scaling_factor) to 1 / std of the training latents. If the U-Net was "
                     "trained with another, train it again: it has learned other mixtures of signal and noise than the "
                     "schedule says.",
-    "schedule": "Sample with the schedule of the training: mend scheduler/scheduler_config.json, or pass that schedule "
+    "schedule": "Sample with the schedule of the training: fix scheduler/scheduler_config.json, or pass that schedule "
                 "to the sampler.",
-    "zero predictor": "The U-Net has learned nothing: look whether its weights were loaded, whether the loss of the "
+    "zero predictor": "The U-Net has learned nothing: check whether its weights were loaded, whether the loss of the "
                       "training falls, and whether the noise in the loss is the noise that was added.",
     "context": "The condition is lost before it reaches the U-Net: look for an encoder that was not loaded or is zero, "
                "for the same tokens whatever the prompt, for a context that is overwritten.",
@@ -59,5 +59,5 @@ def report(found: list[Finding]) -> str:
         lines += textwrap.wrap(f"{finding.severity}, {finding.check}: {finding.what}", 90)
         lines += textwrap.wrap(finding.remedy, 90, initial_indent="  -> ", subsequent_indent="     ")
     if any(finding.severity == "stop" for finding in found):
-        lines.append("The checks after that had to wait: mend it, then ask again.")
+        lines.append("Later checks were skipped: fix this, then ask again.")
     return "\n".join(lines) or "Nothing found."

@@ -14,14 +14,15 @@ from .examine import Case, default_examples, examine
 from .findings import Finding
 
 
-def examine_run(folder: Path, checkpoint: Path) -> list[Finding]:
-    """List what is wrong with a run of the recipe ldm: with its files, else with its averaged weights as a model.
+def examine_run(folder: str | Path, checkpoint: Path | None = None) -> list[Finding]:
+    """List what is wrong with a run that a recipe keeps in training/: its log.csv, its weights and their average.
 
-    checkpoint: the folder that the run will write, which has the autoencoder. Raises what `examine_training` and
-    `LatentDiffusion.from_pretrained` raise, and ValueError if the run's weights do not fit that model.
+    checkpoint: of the recipe ldm, the folder that the run will write, which has the autoencoder; then the averaged
+    weights are examined as a model, too. Raises what `read_run` and `LatentDiffusion.from_pretrained` raise, and
+    ValueError if the run's weights do not fit that model.
     """
     losses, tensors = read_run(folder)
-    if found := [*_losses(losses), *_average(tensors)]:
+    if (found := [*_losses(losses), *_average(tensors)]) or checkpoint is None:
         return found
     ldm, examples, errors = LatentDiffusion.from_pretrained(checkpoint), default_examples(), {}
     parts = {"unet": ldm.unet, "text": ldm.text, "image": ldm.image_encoder, "map": ldm.map_encoder}
@@ -42,17 +43,11 @@ def examine_run(folder: Path, checkpoint: Path) -> list[Finding]:
     return examine(ldm, examples)
 
 
-def examine_training(folder: str | Path) -> list[Finding]:
-    """List what is wrong with a run that a recipe keeps in training/: its log.csv, its weights and their average.
-
-    Raises FileNotFoundError or ValueError for a folder without a readable log.csv and state.safetensors.
-    """
-    losses, tensors = read_run(folder)
-    return [*_losses(losses), *_average(tensors)]
-
-
 def read_run(folder: str | Path) -> tuple[Tensor, dict[str, Tensor]]:
-    """Read the loss of each step in log.csv, (steps,), and the tensors of state.safetensors. Errors as above."""
+    """Read the loss of each step in log.csv, (steps,), and the tensors of state.safetensors.
+
+    Raises FileNotFoundError or ValueError if one of them is not there or cannot be read.
+    """
     folder = Path(folder)
     if missing := [name for name in ("log.csv", "state.safetensors") if not (folder / name).is_file()]:
         raise FileNotFoundError(f"folder: {folder} lacks {' and '.join(missing)}")

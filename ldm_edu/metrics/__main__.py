@@ -3,17 +3,18 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ..support.commands import command_line, run_command
+from ..support.commands import CommandLine, natural, run_command, whole
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = command_line("ldm_edu.metrics", __doc__)
-    parser.add_argument("checkpoint", help="a folder such as data/tiny-worlds")
-    parser.add_argument("--count", type=int, default=512, help="prompts per split")
-    parser.add_argument("--steps", type=int, default=30, help="of the sampler")
-    parser.add_argument("--guidance-scale", type=float, default=4.0)
-    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="of several: mean and standard deviation")
+    parser = CommandLine("ldm_edu.metrics", __doc__)
+    parser.add_argument("checkpoint", help="a model: a folder such as data/tiny-worlds, or its name on the hub")
+    parser.add_argument("--count", type=whole, default=512, help="prompts per split")
+    parser.add_argument("--steps", type=whole, default=30, help="of the sampler")
+    parser.add_argument("--guidance-scale", type=float, default=4.0, help="for prompts; 1 is no guidance")
+    parser.add_argument("--seed", type=natural, nargs="+", default=[0],
+                        help="of the noise; of several: mean and standard deviation")
     parser.add_argument("--samplers", nargs="+", default=["ddim", "ddpm"], help="one column for each")
     run_command(parser, arguments, print_table)
 

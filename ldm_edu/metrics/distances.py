@@ -50,7 +50,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     A point lies among a set if it is in a ball around one of the set's points that reaches to that point's k-th
     neighbour in the set. Kynkäänniemi et al. 2019 (arXiv:1904.06991), eq. 1 to 3.
     """
-    apart = torch.cdist(real.double(), fake.double())                                     # (N, M)
+    apart = torch.cdist(real.cpu().double(), fake.cpu().double())                                     # (N, M)
     inside = [(apart <= radii(real, k)[:, None]).any(0), (apart <= radii(fake, k)).any(1)]
     return PrecisionRecall(*(share.double().mean().item() for share in inside))
 
@@ -61,20 +61,22 @@ def coverage(real: Tensor, fake: Tensor, k: int = 5) -> float:
     Unlike recall it draws no balls around generated points, so one outlier among them cannot cover a whole region.
     Naeem et al. 2020 (arXiv:2002.09797), eq. 6.
     """
-    nearest = torch.cdist(real.double(), fake.double()).amin(1)                           # (N,)
+    nearest = torch.cdist(real.cpu().double(), fake.cpu().double()).amin(1)                           # (N,)
     return (nearest <= radii(real, k)).double().mean().item()
 
 
 def radii(points: Tensor, k: int) -> Tensor:
     """Measure how far each of (N, D) points is from its k-th neighbour, itself not counted: (N,)."""
-    apart = torch.cdist(points.double(), points.double())
+    points = points.cpu().double()    # a Mac's GPU has no float64
+    apart = torch.cdist(points, points)
     return apart.fill_diagonal_(torch.inf).kthvalue(k, dim=1).values
 
 
 def _fitted(points: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (D,) and the root of the covariance (D, D), in double precision."""
-    values, vectors = torch.linalg.eigh(torch.cov(points.double().T).view(points.shape[1], -1))
-    return points.double().mean(0), (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    points = points.cpu().double()
+    values, vectors = torch.linalg.eigh(torch.cov(points.T).view(points.shape[1], -1))
+    return points.mean(0), (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from .. import DATA
 from ..pipeline import LatentDiffusion
 from ..samplers import SAMPLERS
 from ..support.checks import expect
+from ..support.device import device_name, pick_device
 from ..tiny_worlds.captions import Caption
 from ..tiny_worlds.datasets import TinyWorlds, render, seeds_of, to_float
 from ..tiny_worlds.scenes import HELD_OUT, make_scene
@@ -54,7 +55,8 @@ def evaluate_autoencoder(ldm: LatentDiffusion, oracle: Oracle, count: int = REND
     images, captions = to_float(render("validation", count)[0]), captions_of("validation", count)
     device = oracle.hidden.weight.device
     with torch.no_grad():
-        rebuilt = torch.cat([ldm.decode(ldm.autoencoder.to_latent(part.to(device))).cpu() for part in images.split(64)])
+        rebuilt = torch.cat([ldm.decode(ldm.autoencoder.to_latent(part.to(device))).cpu()
+                             for part in tqdm(images.split(64), "reconstructions", leave=False)])
     read = oracle.read(images)
     original, decoded = score(captions, read), score(captions, oracle.read(rebuilt))
     return {"autoencoder: PSNR, dB": psnr(images, rebuilt).mean().item(),
@@ -103,8 +105,7 @@ def table(checkpoint: str | Path, judges: Path = DATA, count: int = 512, steps: 
     """
     expect(count >= 1, "count", count, "at least 1")
     expect({*samplers} <= {*SAMPLERS}, "samplers", " ".join(samplers), f"some of {', '.join(SAMPLERS)}")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    ldm = LatentDiffusion.from_pretrained(checkpoint, device)
+    ldm = LatentDiffusion.from_pretrained(checkpoint, device := pick_device())
     oracle, segmenter = (kind.load(judges / name / "model.safetensors").to(device)
                          for kind, name in ((Oracle, "oracle"), (Segmenter, "segmenter")))
     side = ldm.unet.config.sample_size * ldm.autoencoder.factor
@@ -123,8 +124,7 @@ def table(checkpoint: str | Path, judges: Path = DATA, count: int = 512, steps: 
     for name in columns[0][0]:
         cells = [_mean_and_spread([found[name] for found in column], name.endswith("dB")) for column in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    threads = f"{torch.get_num_threads()} CPU threads" if device == "cpu" else torch.cuda.get_device_name()
-    return [*lines, f"| 16 pictures, {steps} steps, {threads} | {' | '.join(seconds)} |"]
+    return [*lines, f"| 16 pictures, {steps} steps, {device_name(device)} | {' | '.join(seconds)} |"]
 
 
 def _mean_and_spread(values: list[float], in_db: bool) -> str:

@@ -53,7 +53,8 @@ class Segmenter(nn.Module):
 
 def mean_iou(found: Tensor, given: Tensor, classes: int = len(CLASSES)) -> float:
     """Average the intersection over union of the classes that occur in two stacks of semantic maps (B, H, W): 0...1."""
-    counts = torch.bincount((given * classes + found).flatten(), minlength=classes**2).view(classes, classes).double()
+    counts = torch.bincount((given * classes + found).flatten().cpu(), minlength=classes**2).double()
+    counts = counts.view(classes, classes)
     both, either = counts.diag(), counts.sum(0) + counts.sum(1) - counts.diag()
     return (both / either)[either > 0].mean().item()
 

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from ..support.checks import expect
+from ..support.device import device_name
 from ..support.files import locked, read_json, restore, sha256, write_json
 from ..support.logs import draw_losses, last_losses, logged
-from ..training import LossFn, TrainConfig, load_ema, train
+from ..training import LossFn, Progress, TrainConfig, load_ema, train
 from .profiles import Profile
-from .summary import machine, write_summary
+from .summary import write_summary
 from .train_autoencoder import autoencoder_recipe
 from .train_clip import clip_recipe
 from .train_features import features_recipe
@@ -22,6 +23,7 @@ from .train_judges import oracle_recipe, segmenter_recipe
 from .train_unet import unet_recipe
 
 CPU = torch.device("cpu")
+LOOK_EVERY = 120.0    # seconds
 RECIPES = {"oracle": oracle_recipe, "segmenter": segmenter_recipe, "features": features_recipe,
            "vae": autoencoder_recipe, "clip": clip_recipe, "ldm": unet_recipe}
 MADE_FROM = {"vae": ("features/model.safetensors",),    # what a stage reads of those before it
@@ -52,23 +54,28 @@ def same_run(folder: Path, resume: bool, settings: dict) -> None:
 
 
 def fit(model: nn.Module, loss_fn: LossFn, config: TrainConfig, folder: Path,
-        left_after: Callable[[float], str] = lambda seconds: "") -> nn.Module:
+        left_after: Callable[[float, float], str] = lambda left, pace: "",
+        look: Callable[[Progress], None] = lambda progress: None) -> nn.Module:
     """Train with a progress bar, from the state that is in `folder`, if any; return the averaged model.
 
-    State, log and the time spent are written to `folder`. left_after: as in `logged`.
+    State, log and the time spent are written to `folder`. left_after: as in `logged`. look: is shown the first step,
+    the last one, and one every two minutes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state, note, since = folder / "state.safetensors", folder / "run.json", time.monotonic()
     run = {"seconds": 0.0} | (read_json(note) if note.exists() else {})
-    steps = train(model, loss_fn, config, state, resume=state.exists())
+    steps, due = train(model, loss_fn, config, state, resume=state.exists()), 0.0
     for progress in logged(steps, folder / "log.csv", folder.name, config.steps, left_after):
         if progress.step % config.save_every == 0 or progress.step == config.steps:
             write_json(note, run | {"seconds": run["seconds"] + time.monotonic() - since})
+        if time.monotonic() > due or progress.step == config.steps:
+            look(progress)
+            due = time.monotonic() + LOOK_EVERY
     return load_ema(state, model)
 
 
 def run(name: str, profile: Profile, root: Path, resume: bool = False, device: torch.device = CPU,
-        left_after: Callable[[float], str] = lambda seconds: "") -> None:
+        left_after: Callable[[float, float], str] = lambda left, pace: "") -> None:
     """Train one stage to its end and save what it makes below `root`; its state and log to `root`/training.
 
     resume: continue a killed run; it ends in the weights of an unbroken one. Raises ValueError for an unknown recipe
@@ -92,7 +99,7 @@ def run(name: str, profile: Profile, root: Path, resume: bool = False, device: t
         draw_losses(folder / "log.csv")
         files = sorted(save(trained).rglob("*.safetensors"))
         write_json(folder / "run.json", read_json(folder / "run.json") | {
-            "machine": machine(device), "losses": last_losses(folder / "log.csv"),
+            "machine": device_name(device), "losses": last_losses(folder / "log.csv"),
             "files": {path.relative_to(root).as_posix(): sha256(path) for path in files}})
 
 
@@ -107,6 +114,6 @@ def run_all(profiles: dict[str, Profile], root: Path, resume: bool = False, devi
         later = sum(each.minutes for each in [*profiles.values()][k + 1:]) * (spent / planned if planned else 1)
         note = root / "training" / name / "run.json"
         run(name, profile, root, resume, device,
-            lambda seconds, later=later: f"; all stages: {(seconds / 60 + later) / 60:.1f} h left")
+            lambda left, pace, later=later: f"all stages: {(left / 60 + later) / 60:.1f} h left; ")
         planned, spent = planned + profile.minutes, spent + read_json(note)["seconds"] / 60
     write_summary(root, list(profiles))

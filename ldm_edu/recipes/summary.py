@@ -1,23 +1,10 @@
 """The tables of a model card: how each stage was trained, what it made, what the whole reaches."""
 from __future__ import annotations
 
-import platform
 from pathlib import Path
-
-import torch
 
 from ..metrics.evaluation import table
 from ..support.files import read_json
-
-
-def machine(device: torch.device) -> str:
-    """Name what a device computes with."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")    # platform.processor() knows no more than "x86_64" on Linux
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{(names or [platform.processor()])[0]}, {torch.get_num_threads()} threads"
 
 
 def write_summary(root: Path, stages: list[str]) -> None:

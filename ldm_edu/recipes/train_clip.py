@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import Generator, Tensor, nn
+from tqdm.auto import tqdm
 
 from .. import DATA, clip
 from ..clip import CLIP, ImageConfig, TextConfig
@@ -53,7 +54,8 @@ class ClipLearner(nn.Module):
 
 def tokenize_all(tokenizer: Tokenizer, texts: list[str], at_once: int = 10_000) -> Tensor:
     """Do what `tokenize` does, in parts: a million captions at once would take gigabytes."""
-    return torch.cat([tokenize(tokenizer, texts[i:i + at_once]) for i in range(0, len(texts), at_once)])
+    parts = tqdm(range(0, len(texts), at_once), "captions", unit=f"x{at_once}", leave=False)
+    return torch.cat([tokenize(tokenizer, texts[i:i + at_once]) for i in parts])
 
 
 def distinguishing_caption(scene: Scene, other: Scene, rng: random.Random, tries: int = 4) -> str:

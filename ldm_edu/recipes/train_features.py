@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from tqdm.auto import tqdm
 
 from ..perceptual import FeatureNet
 from ..support.files import save_weights
@@ -54,7 +55,7 @@ def augment(images: Tensor, generator: Generator) -> Tensor:
 def features_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train the feature net on augmented renders; it shares no weights with the oracle, which measures."""
     images, maps = (part.to(device) for part in render("train", profile.scenes))
-    scenes = [make_scene(seed) for seed in seeds_of("train", profile.scenes)]
+    scenes = [make_scene(seed) for seed in tqdm(seeds_of("train", profile.scenes), "labels", leave=False)]
     colours = torch.stack([colours_of(scene) for scene in scenes]).to(device)             # (N, 13)
     around = torch.tensor([[SKIES.index(s.sky), GROUNDS.index(s.ground), WEATHERS.index(s.weather)] for s in scenes])
     around = around.to(device)

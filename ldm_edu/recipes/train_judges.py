@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from tqdm.auto import tqdm
 
 from ..metrics.oracle import NOTHING, Oracle, labels
 from ..metrics.segmenter import Segmenter
@@ -31,7 +32,8 @@ def blur_and_noise(images: Tensor, generator: Generator) -> Tensor:
 def oracle_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train the oracle to tell the kind, colour and size in each slot, the sky, the ground and the weather."""
     images = render("train", profile.scenes)[0].to(device)
-    answers = torch.stack([labels(make_scene(seed)) for seed in seeds_of("train", profile.scenes)]).to(device)
+    seeds = tqdm(seeds_of("train", profile.scenes), "labels", leave=False)
+    answers = torch.stack([labels(make_scene(seed)) for seed in seeds]).to(device)
 
     def loss_fn(model: nn.Module, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(images), profile.batch, generator)

@@ -65,7 +65,7 @@ def unet_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     first = load_autoencoder(root / "tiny-worlds/vae").eval()
     images, maps = (part.to(device) for part in render("train", profile.scenes))
     latents = encode_all(images, first.to(device))
-    texts = in_parallel(write_captions, seeds_of("train", profile.scenes))
+    texts = list(in_parallel(write_captions, seeds_of("train", profile.scenes)))
     ids = tokenize_all(model.text.tokenizer, ["", *(text for each in texts for text in each)]).to(device)
     weight = loss_weights(schedule).to(device)
 

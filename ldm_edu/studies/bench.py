@@ -9,7 +9,6 @@ over pairs of runs, one right after the other, so that whatever else the machine
 from __future__ import annotations
 
 import argparse
-import platform
 import subprocess
 import sys
 import time
@@ -25,11 +24,12 @@ from torch import Tensor
 from .. import DATA
 from ..conditioning import guided
 from ..pipeline import LatentDiffusion
+from ..support.commands import whole
+from ..support.device import device_name, pick_device
 from ..unet import UNet, UNetConfig
 from ..weights import UNET, config_to_json
-from .cold_start import WAITS
+from .cold_start import PROMPT, WAITS
 
-PROMPT = "a big red house on the left and a small green boat, at night, on the snow"
 BATCHES = {1: "1 picture", 4: "4 pictures", 16: "16 pictures"}
 
 
@@ -47,8 +47,8 @@ def side_by_side(ours: Callable[[], object], theirs: Callable[[], object], pairs
     def seconds(call: Callable[[], object]) -> float:
         start = time.perf_counter()
         call()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
+        if device != "cpu":
+            getattr(torch, device).synchronize()
         return time.perf_counter() - start
 
     seconds(ours), seconds(theirs)
@@ -102,37 +102,21 @@ def compare_sd(device: str, pairs: int) -> Comparison:
     return side_by_side(partial(ours, x, t, both), partial(theirs, x, t, both), pairs, device)
 
 
-def peak_memory(side: str, folder: Path, device: str, batch: int) -> int:
-    """Measure the most bytes in use while a fresh process loads `folder` and draws `batch` pictures, by one side.
+def fresh_process(side: str, folder: Path, device: str, pictures: int = 1) -> list[float]:
+    """Return, of a fresh process, the seconds of each of WAITS, and the most bytes in use.
 
-    On a CPU of the whole process, libraries included; on a GPU of the tensors alone. side: "ours" or "theirs".
+    side: "ours" or "theirs". Bytes on a CPU: of the whole process, libraries included; on a GPU: of the tensors alone.
     """
-    command = [sys.executable, "-m", "ldm_edu.studies", "bench", str(folder), "--device", device, "--peak", side,
-               str(batch)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-
-
-def print_peak(side: str, folder: Path, device: str, batch: int) -> None:
-    """Do in the fresh process what `peak_memory` describes."""
-    if side == "ours":
-        LatentDiffusion.from_pretrained(folder, device).text_to_image([PROMPT] * batch, 4)
-    else:
-        draw_theirs(load_theirs(folder, device), [PROMPT] * batch, 4)
-    if device.startswith("cuda"):
-        print(torch.cuda.max_memory_allocated())
-    elif sys.platform == "linux":    # whose getrusage counts what the parent held when it forked
-        print(1024 * int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]))
-    else:
-        import resource  # which Windows lacks
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    command = [sys.executable, "-m", "ldm_edu.studies.cold_start", side, str(folder), device, str(pictures)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    return [float(number) for number in found.split()]
 
 
 def compare_cold_starts(folder: Path, device: str, pairs: int) -> dict[str, Comparison]:
-    """Time, in fresh processes in turn, what `cold_start.WAITS` lists, and the sum."""
+    """Time, in fresh processes in turn, what WAITS lists, and the sum."""
     def seconds(side: str) -> list[float]:
-        command = [sys.executable, "-m", "ldm_edu.studies.cold_start", side, str(folder), device]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
-        return [*map(float, found), sum(map(float, found))]
+        *found, _ = fresh_process(side, folder, device)
+        return [*found, sum(found)]
 
     seconds("ours"), seconds("theirs")    # so that both find their files in the system's cache
     runs = [(seconds("ours"), seconds("theirs")) for _ in range(pairs)]
@@ -145,22 +129,17 @@ def compare_cold_starts(folder: Path, device: str, pairs: int) -> dict[str, Comp
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command line."""
-    parser.add_argument("folder", type=Path, nargs="?", default=DATA / "tiny-worlds")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--pairs", type=int, default=7, help="of runs that are compared")
+    parser.add_argument("folder", type=Path, nargs="?", default=DATA / "tiny-worlds", help="a model")
+    parser.add_argument("--device", choices=sorted({"cpu", pick_device()}), default=pick_device(), help="to run on")
+    parser.add_argument("--steps", type=whole, default=30, help="of the sampler")
+    parser.add_argument("--pairs", type=whole, default=7, help="of runs that are compared")
     parser.add_argument("--sd", action="store_true", help="the U-Net of Stable Diffusion v1, too")
-    parser.add_argument("--peak", nargs=2, metavar=("SIDE", "BATCH"), help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print tables in Markdown."""
     folder, device, pairs, steps = args.folder, args.device, args.pairs, args.steps
-    if args.peak:
-        print_peak(args.peak[0], folder, device, int(args.peak[1]))
-        return
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
-    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32, {folder}")
+    print(f"{device_name(device)}, torch {torch.__version__}, float32, {folder}")
     ours, theirs = LatentDiffusion.from_pretrained(folder, device), load_theirs(folder, device)
     difference = (ours.text_to_image(PROMPT, steps) - draw_theirs(theirs, [PROMPT], steps)).abs().max()
     print(f"largest difference between our picture and theirs: {difference:.1e} on a scale from -1 to 1\n")
@@ -176,7 +155,7 @@ def run(args: argparse.Namespace) -> None:
     for stage, found in compare_cold_starts(folder, device, max(2, pairs // 2)).items():
         _print_row(f"in a fresh process: {stage}", found)
     for batch in (1, 16):
-        a, b = (peak_memory(side, folder, device, batch) / 2**20 for side in ("ours", "theirs"))
+        a, b = (fresh_process(side, folder, device, batch)[-1] / 2**20 for side in ("ours", "theirs"))
         print(f"| **{b / a:.2f}** | peak memory, {BATCHES[batch]} | {a:,.0f} MiB | {b:,.0f} MiB |", flush=True)
 
 

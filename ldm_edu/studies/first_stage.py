@@ -23,6 +23,7 @@ from ..metrics.distances import psnr
 from ..metrics.oracle import Oracle
 from ..perceptual import LPIPS
 from ..recipes.train_autoencoder import FirstStage, LossWeights
+from ..support.commands import new_folder, whole
 from ..support.files import load_weights, save_weights
 from ..support.tables import read_table, write_table
 from ..tiny_worlds.datasets import TinyWorlds, render, to_float
@@ -192,10 +193,10 @@ def learn_sizes(images: Tensor, steps: int, count: int, table: Path) -> None:
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of the command line."""
-    parser.add_argument("--steps", type=int, help="of each training (default: 2000 for the losses, 2400 for the rest)")
-    parser.add_argument("--scenes", type=int, default=4000, help="to train on")
-    parser.add_argument("--count", type=int, default=128, help="validation scenes for the table")
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--steps", type=whole, help="of each training (default: 2000 for the losses, 2400 else)")
+    parser.add_argument("--scenes", type=whole, default=4000, help="to train on")
+    parser.add_argument("--count", type=whole, default=128, help="validation scenes for the table")
+    parser.add_argument("--out", type=new_folder, default=FOLDER, help="folder for weights and table")
 
 
 def run(args: Namespace) -> None:

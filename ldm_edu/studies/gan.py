@@ -24,7 +24,7 @@ SPREAD = 0.1 / 8**0.5                         # of each Gaussian: a twentieth of
 
 
 def draw_grid(count: int, generator: torch.Generator) -> Tensor:
-    """Draw points from 25 equal Gaussians on a 5 × 5 grid: (count, 2). Metz et al. 2016 (arXiv:1611.02163)."""
+    """Draw points from 25 equal Gaussians on a 5 × 5 grid: (count, 2). Srivastava et al. 2017 (arXiv:1705.07761)."""
     mode = torch.randint(len(GRID), (count,), generator=generator)
     return GRID[mode] + SPREAD * torch.randn(count, 2, generator=generator)
 

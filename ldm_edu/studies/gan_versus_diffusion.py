@@ -25,6 +25,8 @@ from ..losses import l_simple
 from ..metrics.distances import coverage, features, frechet_distance, precision_recall
 from ..samplers import ddim
 from ..schedule import cosine_schedule, timesteps
+from ..support.checks import expect
+from ..support.commands import new_folder
 from ..support.tables import read_table, write_table
 from ..training import TrainConfig, pick_batch, train
 from . import gan, print_row
@@ -149,13 +151,14 @@ def run_once(study: str, model: str, seed: int, budget: float, out: Path) -> lis
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of the command line."""
-    parser.add_argument("--studies", nargs="+", default=list(BUDGET), choices=list(BUDGET))
+    parser.add_argument("--studies", nargs="+", default=list(BUDGET), choices=list(BUDGET), help="the data to train on")
     parser.add_argument("--share", type=float, default=1.0, help="of the budget, for a trial")
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=new_folder, default=FOLDER, help="folder for tables and samples")
 
 
 def run(args: Namespace) -> None:
     """Train every model with every seed, as far as it is not recorded in `args.out`."""
+    expect(args.share > 0, "--share", args.share, "a number above 0")
     args.out.mkdir(parents=True, exist_ok=True)
     for study in args.studies:
         table = args.out / f"{study}.csv"

@@ -14,6 +14,7 @@ from .. import DATA
 from ..blocks import Downsample, ResBlock, Upsample, timestep_embedding, zero_init
 from ..losses import l_simple
 from ..schedule import Schedule, cosine_schedule
+from ..support.commands import new_folder, whole
 from ..support.files import load_weights, save_weights
 from ..tiny_worlds.datasets import to_tensor
 from ..tiny_worlds.landscapes import paint
@@ -100,11 +101,11 @@ def load_pixel_model(path: Path = PIXELS) -> SmallUNet:
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of the command line."""
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--out", type=Path, default=PIXELS)
+    parser.add_argument("--steps", type=whole, default=STEPS, help="of training")
+    parser.add_argument("--out", type=new_folder, default=PIXELS.parent, help="folder for the weights")
 
 
 def run(args: Namespace) -> None:
     """Train what chapter 02 trains, for longer, and save the averaged model."""
     *_, last = tqdm(train(*pixel_recipe(args.steps)), "pixels", args.steps, unit="step")
-    save_weights(last.ema, args.out)
+    save_weights(last.ema, args.out / PIXELS.name)

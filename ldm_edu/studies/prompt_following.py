@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -31,6 +30,7 @@ from ..recipes.train_clip import tokenize_all
 from ..recipes.train_unet import CAPTIONS, SecondStage, drop_some
 from ..schedule import scaled_linear_schedule
 from ..support.checks import expect
+from ..support.commands import natural, new_folder, whole
 from ..support.parallel import in_parallel
 from ..support.tables import read_table, write_table
 from ..tiny_worlds.captions import make_caption
@@ -83,7 +83,8 @@ class Lessons:
     def __init__(self, scenes: int, asked: int):
         autoencoder, tokenizer = load_autoencoder(DATA / "tiny-worlds/vae").eval(), load_tokenizer(DATA / "clip")
         self.latents = encode_all(render("train", scenes)[0], autoencoder)
-        written = [each for part in in_parallel(captions_with_counts, seeds_of("train", scenes)) for each in part]
+        captions = list(in_parallel(captions_with_counts, seeds_of("train", scenes)))
+        written = [each for part in captions for each in part]
         self.ids = tokenize_all(tokenizer, ["", *(text for text, _ in written)])          # (1 + N CAPTIONS, 32)
         self.named = torch.tensor([named for _, named in written])                        # (N CAPTIONS,), things named
         self.pairs = {}
@@ -154,26 +155,26 @@ def train_variant(name: str, seed: int, lessons: Lessons, captions: int, looks: 
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of the command line."""
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--captions", type=int, default=40_000, help="that each training sees")
-    parser.add_argument("--scenes", type=int, default=30_000, help="to train on")
-    parser.add_argument("--looks", type=int, default=4, help="at what it has learned")
-    parser.add_argument("--count", type=int, default=96, help="pairs of captions for each difference, and prompts")
-    parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME",
+                        help=f"some of {', '.join(VARIANTS)}")
+    parser.add_argument("--seeds", nargs="+", type=natural, default=[0, 1], help="of the trainings")
+    parser.add_argument("--captions", type=whole, default=40_000, help="that each training sees")
+    parser.add_argument("--scenes", type=whole, default=30_000, help="to train on")
+    parser.add_argument("--looks", type=whole, default=4, help="at what it has learned")
+    parser.add_argument("--count", type=whole, default=96, help="pairs of captions for each difference, and prompts")
+    parser.add_argument("--out", type=new_folder, default=TABLE.parent, help="folder for the table")
 
 
 def run(args: Namespace) -> None:
     """Train what is not in the table yet, and add it."""
-    expect({*args.variants} <= {*VARIANTS}, "--variants", ", ".join(args.variants), f"some of {', '.join(VARIANTS)}")
-    lessons = Lessons(args.scenes, args.count)
+    lessons, table = Lessons(args.scenes, args.count), args.out / TABLE.name
     for seed in args.seeds:
         for name in args.variants:
-            known = read_table(args.out, Learned) if args.out.exists() else []
+            known = read_table(table, Learned) if table.exists() else []
             if any((row.variant, row.seed) == (name, seed) for row in known):
                 continue
             rows = train_variant(name, seed, lessons, args.captions, args.looks, args.count)
-            known = read_table(args.out, Learned) if args.out.exists() else []    # another process may have added to it
-            write_table(args.out, known + rows)
+            known = read_table(table, Learned) if table.exists() else []    # another process may have added to it
+            write_table(table, known + rows)
             for row in rows[-len(DIFFERENCES) - 10:]:
                 print_row(row)

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from .. import DATA, clip
 from ..metrics.caption_accuracy import facts
 from ..recipes.train_clip import FOLDER, ClipLearner, distinguishing_caption
+from ..support.commands import new_folder, whole
 from ..support.files import write_json
 from ..support.tables import write_table
 from ..tiny_worlds.captions import SAID, Caption, Mention, phrase
@@ -181,9 +182,9 @@ def compare_siblings(count: int, seeds: int = 3) -> dict[str, list[dict[str, flo
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of the command line."""
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="a CLIP to measure")
-    parser.add_argument("--count", type=int, default=256, help="pairs for retrieval, scenes for each attribute")
+    parser.add_argument("--count", type=whole, default=256, help="pairs for retrieval, scenes for each attribute")
     parser.add_argument("--study", action="store_true", help="train small ones on more and more pairs")
-    parser.add_argument("--out", type=Path, default=TABLE.parent, help="folder for the tables of the study")
+    parser.add_argument("--out", type=new_folder, default=TABLE.parent, help="folder for the tables of the study")
 
 
 def run(args: Namespace) -> None:

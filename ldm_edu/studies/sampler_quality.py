@@ -28,6 +28,7 @@ from ..metrics.oracle import Oracle
 from ..pipeline import LatentDiffusion
 from ..samplers import SAMPLERS, EpsFn, ddim
 from ..schedule import Schedule, timesteps
+from ..support.commands import new_folder, whole
 from ..support.tables import read_table, write_table
 from ..tiny_worlds.captions import Caption, Mention
 from ..tiny_worlds.datasets import render, to_float
@@ -164,16 +165,16 @@ def load_quality(path: Path = TABLE) -> list[Quality]:
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the options of the command line."""
-    parser.add_argument("checkpoint", type=Path, nargs="?", default=DATA / "tiny-worlds")
-    parser.add_argument("--count", type=int, default=128, help="prompts")
-    parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=DATA / "tiny-worlds", help="a model")
+    parser.add_argument("--count", type=whole, default=128, help="prompts")
+    parser.add_argument("--out", type=new_folder, default=TABLE.parent, help="folder for both tables")
 
 
 def run(args: Namespace) -> None:
     """Measure a checkpoint and write both tables."""
     ldm = LatentDiffusion.from_pretrained(args.checkpoint)
-    for path, table in ((args.out, quality_table), (args.out.with_name(SETTINGS.name), settings_table)):
+    for path, table in ((TABLE, quality_table), (SETTINGS, settings_table)):
         rows = table(ldm, args.count)
-        write_table(path, rows)
+        write_table(args.out / path.name, rows)
         for row in rows:
             print_row(row)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import torch
 
+from .device import free_memory
 from .files import shapes_of
 
 
@@ -86,8 +86,3 @@ def check_memory(folder: Path, files: Sequence[Path], dtype: torch.dtype, device
         half = "" if dtype.itemsize == 2 else f"; in float16 it would need {needed / 2**31:.1f} GiB"
         raise MemoryError(f"folder: {folder} needs {needed / 2**30:.1f} GiB as {dtype}, and {free / 2**30:.1f} GiB are "
                           f"free on {device}{half}")
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that can still be allocated on a device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

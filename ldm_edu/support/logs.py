@@ -13,11 +13,12 @@ from .files import replacing
 
 
 def logged(steps: Iterator, log: Path, name: str, total: int,
-           left_after: Callable[[float], str] = lambda seconds: "") -> Iterator:
+           left_after: Callable[[float, float], str] = lambda left, pace: "") -> Iterator:
     """Pass on what `train` yields, with a progress bar and one row per step in the CSV file `log`.
 
     On a GPU ten rows are written at a time, because reading a loss makes the GPU wait. After a crash, rows of steps
-    that are repeated are replaced. left_after: turns the seconds left into the text after the losses in the bar.
+    that are repeated are replaced. left_after: turns the seconds left, and those of a step, into the text before the
+    losses in the bar.
     """
     bar, waiting = None, []
     with ExitStack() as stack:
@@ -34,8 +35,9 @@ def logged(steps: Iterator, log: Path, name: str, total: int,
             on_cpu = all(value.device.type == "cpu" for value in progress.parts.values())
             if on_cpu or progress.step % 10 == 0 or progress.step == total:
                 losses = ", ".join(f"{part} {value:.3g}" for part, value in progress.losses.items())
-                left = (total - progress.step) / (bar.format_dict["rate"] or math.inf)
-                bar.set_postfix_str(losses + left_after(left), refresh=False)
+                if rate := bar.format_dict["rate"]:    # not yet in the first steps
+                    losses = left_after((total - progress.step) / rate, 1 / rate) + losses
+                bar.set_postfix_str(losses, refresh=False)
                 _write_rows(rows, waiting)
             bar.update()
             yield progress

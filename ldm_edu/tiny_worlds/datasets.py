@@ -5,6 +5,7 @@ import csv
 import json
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
 from ..support.checks import expect
 from ..support.parallel import in_parallel
@@ -68,17 +70,22 @@ class TinyWorlds(Dataset):
         return Example(to_tensor(image), self.caption(index).text, torch.from_numpy(classes.astype(np.int64)))
 
 
-def paint_all(scenes: Sequence[Scene], size: tuple[int, int] = (64, 64)) -> tuple[Tensor, Tensor]:
-    """Paint scenes, many of them on all CPU cores: images (N, 3, H, W) and semantic maps (N, H, W), both uint8."""
+def _paint(scene: Scene | int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return paint(make_scene(scene) if isinstance(scene, int) else scene, *size)
+
+
+def paint_all(scenes: Sequence[Scene | int], size: tuple[int, int] = (64, 64)) -> tuple[Tensor, Tensor]:
+    """Paint scenes, or those of seeds, on all CPU cores: images (N, 3, H, W) and semantic maps (N, H, W), uint8."""
     images, maps = np.empty((len(scenes), *size, 3), np.uint8), np.empty((len(scenes), *size), np.uint8)
-    for i, painted in enumerate(in_parallel(partial(paint, height=size[0], width=size[1]), scenes)):
-        images[i], maps[i] = painted
+    with closing(in_parallel(partial(_paint, size=size), scenes)) as painted:
+        for i, each in enumerate(painted):
+            images[i], maps[i] = each
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(maps)
 
 
 def render(split: str, count: int, start: int = 0, size: tuple[int, int] = (64, 64)) -> tuple[Tensor, Tensor]:
     """Paint `count` scenes of a split, from its number `start` on; returns what `paint_all` does."""
-    return paint_all([make_scene(seed) for seed in seeds_of(split, count, start)], size)
+    return paint_all(seeds_of(split, count, start), size)
 
 
 class CaptionedImages(Dataset):
@@ -148,7 +155,7 @@ def open_pictures(folder: Path, size: int, name: str | None = None) -> Captioned
 def read_pictures(dataset: Sequence[Example]) -> tuple[Tensor, list[str]]:
     """Read all pictures, uint8 (N, 3, H, W), and captions. ValueError names the files that cannot be read."""
     images, texts, wrong = [], [], []
-    for index in range(len(dataset)):
+    for index in tqdm(range(len(dataset)), "pictures", leave=False):
         try:
             image, text, _ = dataset[index]
         except (OSError, ValueError) as error:

@@ -41,6 +41,14 @@ def kind_of(cell) -> str:
     return next((tag for tag in cell.metadata.get("tags", []) if tag in ("exercise", "check", "solution")), "")
 
 
+def folded(cell) -> set[str]:
+    """Where a code cell's source stays folded until a reader opens it: JupyterLab, Colab, the book."""
+    hidden = {"JupyterLab": cell.metadata.get("jupyter", {}).get("source_hidden"),
+              "Colab": cell.metadata.get("cellView") == "form" and cell.source.startswith("# @title "),
+              "the book": {"hide-cell", "hide-input"} & set(cell.metadata.get("tags", []))}
+    return {place for place, is_hidden in hidden.items() if is_hidden}
+
+
 def cells_of(notebook) -> list[tuple[str, str, list]]:
     """(id, name of the answer, its three cells) of each exercise, in order. ValueError if they are not like that."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

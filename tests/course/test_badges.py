@@ -19,7 +19,7 @@ def copy(tmp_path):
     """A copy of what the script may change, without an address."""
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*", "*.md"))
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*", "*.md", "book"))
     main(["none"], tmp_path)
     return tmp_path
 
@@ -52,7 +52,7 @@ def test_without_an_address_no_link(copy):
 
 def test_an_address_is_everywhere_and_the_notebooks_keep_the_contract(copy, capsys):
     before = files(copy)
-    assert main(["some-one/my.fork"], copy) == 0
+    main(["some-one/my.fork"], copy)
     assert capsys.readouterr().out.endswith("the repository is some-one/my.fork\n")
     after = files(copy)
     assert after.keys() == before.keys() and all(after[name] != before[name] for name in after)
@@ -75,26 +75,31 @@ def test_twice_is_once_and_another_address_replaces_it(copy):
     main(["some-one/fork"], copy)
     once = files(copy)
     for again in (["some-one/fork"], []):
-        assert main(again, copy) == 0 and files(copy) == once
+        main(again, copy)
+        assert files(copy) == once
     main(["other/one"], copy)
     assert links(copy) == {"https://github.com/other/one", f"{COLAB}other/one"}
     main(["some-one/fork"], copy)
     assert files(copy) == once
-    assert main(["none"], copy) == 0 and files(copy) == nowhere
+    main(["none"], copy)
+    assert files(copy) == nowhere
 
 
 def test_a_notebook_that_came_later_gets_the_address(copy):
     main(["some-one/fork"], copy)
     late = copy / "notebooks" / NOTEBOOKS[0].name
     shutil.copy(NOTEBOOKS[0], late)
-    assert main([], copy) == 0 and "github.com/some-one/fork " in code(late)
+    main([], copy)
+    assert "github.com/some-one/fork " in code(late)
 
 
 @pytest.mark.parametrize("repo", ["fork", "some one/fork", "a/b/c", "/fork", "some-one/", "a/b.git", "a/b\n", "a/é",
                                   'a/b"', "https://github.com/a/b"])
 def test_what_is_no_repository_is_refused_and_changes_nothing(copy, capsys, repo):
     before = files(copy)
-    assert main([repo], copy) == 2 and files(copy) == before
+    with pytest.raises(SystemExit, match="2"):
+        main([repo], copy)
+    assert files(copy) == before
     assert f"REPO: got {repo!r}, expected owner/name as on GitHub, or none" in capsys.readouterr().err
 
 
@@ -102,7 +107,9 @@ def test_a_notebook_without_its_set_up_cell_is_named_and_nothing_changes(copy, c
     path = copy / "notebooks/00_tour.ipynb"
     path.write_text(path.read_text().replace("raise FileNotFoundError(", "print("))
     before = files(copy)
-    assert main(["a/b"], copy) == 2 and files(copy) == before
+    with pytest.raises(SystemExit, match="2"):
+        main(["a/b"], copy)
+    assert files(copy) == before
     assert "notebooks/00_tour.ipynb: got 0 cells that clone the repository" in capsys.readouterr().err
 
 

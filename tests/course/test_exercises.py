@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 import wrong_answers
-from exercise_cells import CHAPTERS, EXERCISES, NOTEBOOKS, WRONG, cells_of, namespace, nbgrader, said
+from exercise_cells import CHAPTERS, EXERCISES, NOTEBOOKS, WRONG, cells_of, folded, namespace, nbgrader, said
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ldm_edu.course import exercises
 from ldm_edu.course.exercises import Exercise, check, find
-from ldm_edu.course.release import release
+from ldm_edu.course.release import strip
 from ldm_edu.course.sync import python
 
 every_exercise = pytest.mark.parametrize("id", EXERCISES)
@@ -314,10 +314,10 @@ def faults(notebook, ids: list[str]) -> list[str]:
                 wrong.append(f"{id}: the {kind} ignores its output")
         if mine not in defined(exercise.source):
             wrong.append(f"{id}: the exercise does not define {mine}")
-        if not solution.source.startswith(f"# Solution {id}\n"):
-            wrong.append(f"{id}: expected the solution's first line to be '# Solution {id}'")
-        if not solution.metadata.get("jupyter", {}).get("source_hidden"):
-            wrong.append(f"{id}: the solution is not hidden")
+        if not solution.source.startswith(f"# @title Solution {id}\n"):    # Colab shows it where the code is folded
+            wrong.append(f"{id}: expected the solution's first line to be '# @title Solution {id}'")
+        if folded(solution) != {"JupyterLab", "Colab", "the book"} or "hide-cell" not in solution.metadata.tags:
+            wrong.append(f"{id}: the solution is not folded in JupyterLab, Colab and, with its output, in the book")
         if f'check("{id}", {solved})' not in solution.source or solved not in defined(solution.source):
             wrong.append(f"{id}: the solution does not define and check {solved}")
         for cell in notebook.cells:
@@ -369,13 +369,13 @@ def test_stubs_are_open_and_solutions_right(number, monkeypatch):
 def test_the_student_edition_is_complete_without_solutions(number):
     notebook = read(number)
     exercises = cells_of(notebook)
-    release(notebook)
+    strip(notebook, NOTEBOOKS[number])
     nbformat.validate(notebook)
     left = [cell.id for cell in notebook.cells]
     for id, mine, (exercise, checked, solution) in exercises:
         assert exercise.id in left and checked.id in left and solution.id not in left
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    assert not re.search(r"\bsolution_|# Solution", text)
+    assert not re.search(r"\bsolution_|Solution \d", text)
 
 
 # --- the rules themselves
@@ -385,10 +385,11 @@ def notebook(toy):
     """A chapter 99 with two exercises and no fault."""
     def three(id, name, stub, solution):
         cells = [new_code_cell(stub), new_code_cell(f'check("{id}", my_{name})'),
-                 new_code_cell(f'# Solution {id}\n{solution}\n\ncheck("{id}", solution_{name})')]
-        for cell, kind in zip(cells, ("exercise", "check", "solution")):
-            cell.metadata = nbformat.from_dict({"tags": [kind]} | (
-                {"jupyter": {"source_hidden": True}} if kind == "solution" else {"nbgrader": nbgrader(kind, id)}))
+                 new_code_cell(f'# @title Solution {id}\n{solution}\n\ncheck("{id}", solution_{name})')]
+        for cell, kind in zip(cells, ("exercise", "check")):
+            cell.metadata = nbformat.from_dict({"tags": [kind], "nbgrader": nbgrader(kind, id)})
+        cells[2].metadata = nbformat.from_dict({"tags": ["solution", "hide-cell"], "jupyter": {"source_hidden": True},
+                                                "cellView": "form"})
         return cells
 
     stub = 'def my_root(x, a):\n    """Return x times the root of a."""\n    ...  # your code here'
@@ -423,8 +424,12 @@ def _edit(n, old, new):
         lambda nb: nb.cells[4].metadata.update(nbgrader=nbgrader("exercise", "99.1")),
     "99.1: the check ignores its output": lambda nb: nb.cells[3].metadata.tags.append("nbval-ignore-output"),
     "99.1: the exercise does not define my_root": _edit(2, "my_root", "my_stub"),
-    "99.1: expected the solution's first line": _edit(4, "# Solution 99.1", "# Solution"),
-    "99.1: the solution is not hidden": lambda nb: nb.cells[4].metadata.jupyter.update(source_hidden=False),
+    "99.1: expected the solution's first line": _edit(4, "# @title Solution 99.1", "# @title Solution"),
+    "99.1: the solution is not folded": lambda nb: nb.cells[4].metadata.jupyter.update(source_hidden=False),
+    "99.1: the solution is not folded in": lambda nb: nb.cells[4].metadata.pop("cellView"),
+    "99.1: the solution is not folded in JupyterLab": lambda nb: nb.cells[4].metadata.tags.remove("hide-cell"),
+    "99.1: the solution is not folded in JupyterLab, Colab and, with its output":
+        lambda nb: nb.cells[4].metadata.update(tags=["solution", "hide-input"]),
     "99.1: the solution does not define and check solution_root": _edit(4, 'check("99.1"', 'check("99.2"'),
     "99.1: the solution does not define": _edit(4, "def solution_root", "def solution_roots"),
     "99.1: another cell uses my_root": _edit(9, "print(", "my_root("),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from exercise_cells import folded
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ldm_edu.course.refresh import KERNEL, WIDGET
@@ -11,9 +12,9 @@ from ldm_edu.course.refresh import main as refresh
 from ldm_edu.course.sync import ROOT, definitions, package, save, shown, sync
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TAGS = {"nbval-ignore-output", "exercise", "check", "solution"}
-MAX_BYTES, MAX_WORDS, MAX_IGNORED = 2 ** 20, 3400, 0.4
-CELLS = range(50, 71)  # of a chapter; the tour may be shorter
+TAGS = {"nbval-ignore-output", "exercise", "check", "solution", "hide-cell", "hide-input"}    # hide-…: in the book
+MAX_BYTES, MAX_WORDS, MAX_LINES, MAX_IGNORED = 2 ** 20, 3400, 600, 0.4
+CELLS = range(50, 71)  # of a chapter, folded figures apart; the tour may be shorter
 
 # The lesson's public functions and classes that no chapter shows. Every other one is shown in exactly one chapter.
 NOT_SHOWN = {
@@ -22,6 +23,7 @@ NOT_SHOWN = {
         load_ema""",
     "they repeat the habits of diffusers' schedulers": "sampler_levels",
     "their names say what their one or two lines do": "Progress pick_batch last_x",
+    "they check a request and read its pictures": "begin encode_pictures",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -37,6 +39,9 @@ def faults(path: Path) -> list[str]:
     words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
     if words > MAX_WORDS:
         found.append(f"{words} words, at most {MAX_WORDS}")
+    visible = sum(bool(line.strip()) for cell in code if not folded(cell) for line in cell.source.splitlines())
+    if visible > MAX_LINES:
+        found.append(f"{visible} lines of code that are not folded, at most {MAX_LINES}")
     counts = [cell.execution_count for cell in code if cell.source.strip()]
     if counts != list(range(1, len(counts) + 1)):  # nbval never compares a cell that has no count
         found.append(f"execution counts {counts}, expected 1 to {len(counts)}")
@@ -55,11 +60,16 @@ def faults(path: Path) -> list[str]:
     for number, cell in enumerate(code):
         if re.search(r"^\s*#\s*(NBVAL_|PYTEST_VALIDATE)", cell.source, re.MULTILINE):
             found.append(f"code cell {number} is marked by a comment, expected a tag")
+        if len(places := folded(cell)) not in (0, 3):
+            found.append(f"code cell {number} is folded only in {' and '.join(sorted(places))}")
         for output in cell.outputs:
             if output.output_type == "error" or output.get("name") == "stderr":
                 found.append(f"code cell {number} stores {output.get('name', 'an error')}")
             if WIDGET in output.get("data", {}):
                 found.append(f"code cell {number} stores a widget")
+            for mime in output.get("data", {}):
+                if mime.startswith("image/") and not output.metadata.get(mime, {}).get("alt", "").strip():
+                    found.append(f"code cell {number} has a picture without alternative text: give it a title")
     return found
 
 
@@ -69,8 +79,9 @@ def widget_faults(notebook) -> list[str]:
     explored = [number for number, cell in enumerate(code) if re.search(r"\bexplore\(", cell.source)]
     still = [number for number, cell in enumerate(code)
              if any(mime.startswith("image/") for output in cell.outputs for mime in output.get("data", {}))]
+    drawn = {number - before for number in still for before in range(1 + bool(folded(code[number])))}
     return ([] if explored else ["no widget"]) + [
-        f"code cell {number}: no picture after the widget" for number in explored if number + 1 not in still]
+        f"code cell {number}: no picture after the widget" for number in explored if number + 1 not in drawn]
 
 
 def test_the_tour_is_there():
@@ -89,7 +100,8 @@ def test_something_to_play_with(path):
 
 @every_notebook
 def test_is_one_sitting(path):
-    count = len(nbformat.read(path, as_version=4).cells)
+    cells = nbformat.read(path, as_version=4).cells
+    count = len(cells) - sum("hide-input" in cell.metadata.get("tags", []) for cell in cells)
     assert count in CELLS or path.stem == "00_tour" and count < CELLS.stop
 
 
@@ -137,10 +149,16 @@ def _outputs(nb, *outputs):
     nb.cells[1].outputs = list(outputs)
 
 
+def _fold(nb, **metadata):
+    nb.cells[1].update(source="# @title One\nprint(1)")
+    nb.cells[1].metadata.update(metadata)
+
+
 @pytest.mark.parametrize("fault, plant", {
     "": lambda nb: None,
     "bytes": lambda nb: nb.cells.append(new_markdown_cell("x" * 2 ** 20)),
     "3402 words": lambda nb: nb.cells.append(new_markdown_cell("word " * 3400)),
+    "602 lines of code": lambda nb: nb.cells[1].update(source="print(1)\n\n" * 600),
     "execution counts [1, None, 3]": lambda nb: nb.cells[2].update(execution_count=None),
     "execution counts [2, 2, 3]": lambda nb: nb.cells[1].update(execution_count=2),
     "2 of 3 code cells ignore": lambda nb: nb.cells[2].metadata.update(tags=["nbval-ignore-output"]),
@@ -152,6 +170,11 @@ def _outputs(nb, *outputs):
     "stores stderr": lambda nb: _outputs(nb, new_output("stream", name="stderr", text="Warning")),
     "stores an error": lambda nb: _outputs(nb, new_output("error", ename="E", evalue="", traceback=[])),
     "stores a widget": lambda nb: _outputs(nb, new_output("display_data", {WIDGET: {"model_id": "1"}})),
+    "a picture without": lambda nb: _outputs(nb, new_output("display_data", {"image/png": "x"})),
+    "a picture without alternative text": lambda nb: _outputs(nb, new_output(
+        "display_data", {"image/gif": "x"}, metadata={"image/gif": {"alt": " "}})),
+    "folded only in JupyterLab": lambda nb: _fold(nb, jupyter={"source_hidden": True}),
+    "folded only in Colab and the book": lambda nb: _fold(nb, cellView="form", tags=["hide-input"]),
 }.items(), ids=lambda value: value if isinstance(value, str) else "")
 def test_each_fault_is_found(notebook, tmp_path, fault, plant):
     plant(notebook)
@@ -267,8 +290,11 @@ def test_a_saved_notebook_reads_as_before(notebook, tmp_path):
 def test_refresh(notebook, tmp_path, capsys):
     good, bad = tmp_path / "good.ipynb", tmp_path / "bad.ipynb"
     notebook.cells[1].source = ("from IPython.display import Image, display\n"
-                                f"display({{{WIDGET!r}: {{}}}}, raw=True)\nImage(b'picture', format='png')")
-    notebook.cells[2].metadata = nbformat.from_dict({"jupyter": {"source_hidden": True}, "execution": {}})
+                                f"display({{{WIDGET!r}: {{}}}}, raw=True)\n"
+                                "Image(b'picture', format='png', metadata={'alt': 'A picture'})")
+    kept = {"jupyter": {"source_hidden": True}, "cellView": "form", "tags": ["hide-input"]}
+    notebook.cells[2].metadata = nbformat.from_dict(kept | {"execution": {}})
+    notebook.cells[2].source = "# @title Two\nprint(2)"
     save(notebook, good)
     notebook.cells[2].source = "import sys\nprint('oops', file=sys.stderr)"
     save(notebook, bad)
@@ -278,7 +304,8 @@ def test_refresh(notebook, tmp_path, capsys):
     assert bad.read_bytes() == before and faults(good) == []
     cells = nbformat.read(good, as_version=4).cells
     assert [output.output_type for output in cells[1].outputs] == ["execute_result"]
-    assert cells[2].metadata == {"jupyter": {"source_hidden": True}} and cells[2].outputs[0].text == "2\n"
+    assert cells[1].outputs[0].metadata == {"image/png": {"alt": "A picture"}}
+    assert cells[2].metadata == kept and cells[2].outputs[0].text == "2\n"
 
     stored = good.read_bytes()
     assert refresh(["--out", str(tmp_path / "out"), str(good)]) == 0

@@ -1,5 +1,9 @@
 """The Markdown pages: their Python runs as it stands, their links lead somewhere, their commands exist."""
+import io
+import json
 import re
+import shutil
+import tarfile
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,10 +13,12 @@ import torch
 from PIL import Image
 
 from ldm_edu import DATA
+from ldm_edu.pipeline import LatentDiffusion
+from ldm_edu.tiny_worlds.datasets import read_folder
 
 ROOT = DATA.parent
 PAGES = [ROOT / page for page in ("README.md", "ldm_edu/README.md", "notebooks/instructors.md",
-                                  "data/tiny-worlds/README.md")]
+                                  "data/tiny-worlds/README.md", "notebooks/your_own_pictures.md")]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
 
@@ -72,6 +78,34 @@ def test_the_python_of_the_pages_draws_pictures(monkeypatch):
     run_blocks(PAGES[0])
     assert shown == [(256, 256)]
     assert run_blocks(PAGES[1])["boats"].shape == (1, 3, 64, 64)
+
+
+def test_the_page_on_your_own_pictures_prepares_and_counts(tmp_path, monkeypatch, capsys):
+    """With a package of its own making in place of npm's, and the shipped model in place of one trained on it."""
+    image, file = Image.new("RGBA", (64, 64), (255, 0, 0, 0)), io.BytesIO()
+    image.save(file, "PNG")
+    kinds = {"1F3FB": {"image": "0-light.png"}, "1F3FB-1F3FF": {"image": "two people.png"}}
+    emoji = [{"subcategory": "person", "name": f"MAN: NO. {i}", "image": f"{i}.png"} for i in range(12)]
+    emoji[0]["skin_variations"] = kinds
+    files = {f"img/twitter/64/{name}.png": file.getvalue() for name in [*range(12), "0-light"]}
+    files["emoji.json"] = json.dumps([*emoji, {"subcategory": "country-flag"}]).encode()
+    with tarfile.open(tmp_path / "package.tgz", "w:gz") as package:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(content)
+            package.addfile(entry, io.BytesIO(content))
+    (tmp_path / "data").mkdir()
+    shutil.copytree(DATA / "tiny-worlds", tmp_path / "data/people")
+    monkeypatch.setattr("urllib.request.urlopen", lambda url: open(tmp_path / "package.tgz", "rb"))
+    monkeypatch.setattr(LatentDiffusion, "text_to_image", lambda self, texts: torch.zeros(len(texts), 3, 64, 64))
+    monkeypatch.chdir(tmp_path)
+    run_blocks(PAGES[-1])
+    assert read_folder("unseen") == [(Path("unseen/0.png"), "man, no. 0"), (Path("unseen/10.png"), "man, no. 10")]
+    assert (Path("people/0-light.png"), "man, no. 0, light skin") in (people := read_folder("people"))
+    assert len(people) == 11
+    assert capsys.readouterr().out == (    # all are equally near, and the first is the first seen
+        "captions seen: 1 of 2 are most like the emoji with this caption\n"
+        "captions not seen: 0 of 2 are most like the emoji with this caption\n")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -79,7 +79,7 @@ def notebook():
         return cell
 
     cells = [cell("my_x = ...  # your code here", "exercise"), cell('check("01.1", my_x)', "check"),
-             cell('# Solution 01.1\nsolution_x = 1\ncheck("01.1", solution_x)', "solution", graded=False)]
+             cell('# @title Solution 01.1\nsolution_x = 1\ncheck("01.1", solution_x)', "solution", graded=False)]
     cells[1].outputs = [nbformat.v4.new_output("stream", text="01.1: not attempted yet\n")]
     return new_notebook(cells=[new_markdown_cell("# 01"), new_code_cell("print(1)"), *cells])
 
@@ -113,7 +113,7 @@ def test_the_settings_of_nbgrader(notebook, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("plant, message", [
-    (lambda nb: nb.cells[4].metadata.update(tags=["check"]), "'# Solution 01.1' is in a cell without the tag"),
+    (lambda nb: nb.cells[4].metadata.update(tags=["check"]), "'# @title Solution 01.1' is in a cell without the tag"),
     (lambda nb: nb.cells.append(new_code_cell("print(solution_x)")), "'solution_x' is in a cell without the tag"),
 ])
 def test_a_solution_never_slips_through(notebook, tmp_path, capsys, plant, message):

@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
@@ -77,6 +78,31 @@ def test_animation_is_a_gif_with_the_same_bytes_each_time():
     data = viz.animate(frames).data
     assert data == viz.animate(frames).data
     assert Image.open(io.BytesIO(data)).n_frames == 3
+
+
+@pytest.mark.parametrize("draw, alt", [
+    (lambda: viz.show(torch.zeros(2, 3, 8, 8), ["a cat", "a dog"], title="Two\n pictures\n"), "Two pictures"),
+    (lambda: viz.show(torch.zeros(4, 3, 8, 8), ["a cat", "a\ndog", "a cat", ""]), "a cat; a dog"),
+    (lambda: viz.plot(viz.picture_table({"a": torch.zeros(2, 3, 8, 8)}, ["x", "y"], "Rows of $x_0$"), lossless=True),
+     "Rows of x_0"),
+    (lambda: viz.plot(viz.series_map("03")), "How the whole system is trained and samples; chapter 03 is lit up"),
+    (lambda: viz.plot(viz.series_map()), "How the whole system is trained and samples"),
+    (lambda: viz.plot(_drawing()), "encoder; z"),
+    (lambda: viz.animate(torch.zeros(4, 3, 8, 8)), "Animation of 4 pictures"),
+])
+def test_screen_readers_hear_the_titles(draw, alt):
+    """In the metadata of the output, by the type of the picture: there nbconvert and the book look for it."""
+    data, metadata = InteractiveShell.instance().display_formatter.format(draw())
+    mime, = {*data} - {"text/plain"}
+    assert mime.startswith("image/") and metadata == {mime: {"alt": alt}}
+    assert data["text/plain"] == "<IPython.core.display.Image object>"
+
+
+def _drawing():
+    figure, axis = plt.subplots()
+    axis.text(0, 0, "encoder")
+    axis.text(1, 0, "$z$")
+    return figure
 
 
 def test_contact_sheet_puts_tiles_in_rows():

@@ -149,6 +149,7 @@ def test_the_look_ahead_of_each_row(monkeypatch):
 
 def test_the_stored_table_of_settings_is_that_of_the_command(monkeypatch):
     ran = []
+    monkeypatch.setattr(study, "REAL", 20)
     monkeypatch.setattr(study, "tqdm", lambda runs, _: ran.extend(runs) or [])
     settings_table(LatentDiffusion.from_pretrained(DATA / "tiny-worlds"), count=1)
     table = read_table(study.SETTINGS, Setting)

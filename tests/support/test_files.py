@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from ldm_edu.support.commands import command_line, run_command
+from ldm_edu.support.commands import CommandLine, run_command
 from ldm_edu.support.files import locked, read_tensors, write_tensors
 from ldm_edu.support.logs import logged
 from ldm_edu.support.tables import read_table, write_table
@@ -57,7 +57,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_last_good_file(tmp_path, capsy
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
         with pytest.raises(SystemExit) as stop:
-            run_command(command_line("x", ""), [], lambda _: write_tensors(path, {"x": torch.ones(100_000)}))
+            run_command(CommandLine("x", ""), [], lambda _: write_tensors(path, {"x": torch.ones(100_000)}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert stop.value.code == 2 and "state.safetensors could not be written: " in capsys.readouterr().err
@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_is_a_sentence(capsys):
         raise FloatingPointError("loss is nan at step 3; last good checkpoint: none")
 
     with pytest.raises(SystemExit):
-        run_command(command_line("x", ""), [], work)
+        run_command(CommandLine("x", ""), [], work)
     assert capsys.readouterr().err == "loss is nan at step 3; last good checkpoint: none\n"
 
 

@@ -1,4 +1,4 @@
-"""Exercises of chapter 08: where SDEdit begins, two conditions at once, blending, an exact step of inversion."""
+"""Exercises of chapter 08: how strong a start may be, two conditions at once, blending, an exact step of inversion."""
 import torch
 
 from ...schedule import scaled_linear_schedule, timesteps
@@ -17,32 +17,27 @@ def _z(seed):
     return draw(seed, 2, 4, 3, 3)
 
 
-# --- 08.1: where to begin
-def _begin(keep=lambda times, s: times[len(times) - int(len(times) * s):], first=None, mix=noised):
-    def begin(z, noise, times, strength, a):
-        left = keep(times, strength)
-        return mix(z, noise, a[first(left, times) if first else left[0]]), left
-    return begin
+# --- 08.1: how strong a start may be
+def _strength(times, alpha_bar, ratio, noise=lambda a: (1 - a) / a, count=0, share=lambda k, n: k / n):
+    return share(sum(bool(noise(alpha_bar[t]) <= ratio) for t in times) + count, len(times))
 
 
 EXERCISES["08.1"] = Exercise(
-    right=_begin(),
-    cases=lambda: [(_z(s), _z(s + 1), timesteps(steps, offset=0).tolist(), strength, scaled_linear_schedule().alpha_bar)
-                   for s, steps, strength in ((0, 20, 0.1), (2, 25, 0.59), (4, 20, 0.95))],
-    hint="Of n times the last int(n * strength) are left; noise z_0 to the first of them, as in chapter 01.",
+    right=_strength,
+    cases=lambda: [(timesteps(steps, offset=0).tolist(), scaled_linear_schedule().alpha_bar, ratio)
+                   for steps, ratio in ((20, 1.0), (50, 4.0), (25, 1e-9), (10, 1e9))],
+    hint="Count the times at which (1 - ᾱ) / ᾱ is at most `ratio`, and divide by the number of all times.",
     mistakes={
-        "You leave out the share that is to be done.": _begin(lambda times, s: times[int(len(times) * s):]),
-        "You keep the times at the noisy end. A sampler always ends at t = 0: leave out the first ones.":
-            _begin(lambda times, s: times[:int(len(times) * s)]),
-        "Nothing is left out: at its first times the U-Net would expect more noise than there is.":
-            lambda z, n, times, s, a: (_begin()(z, n, times, s, a)[0], times),
-        "Your noise is that of the very first time, whatever the strength. Noise to the first time that is left.":
-            _begin(first=lambda left, times: times[0]),
-        "Your noise is a step too weak. Noise to the first time left.": _begin(first=lambda left, times: left[1]),
-        "Your noise is a step too strong: noise to the first time that is left, not to the last one left out.":
-            _begin(first=lambda left, times: times[-len(left) - 1]),
-        "You begin with nothing but noise: the picture is lost.": _begin(mix=lambda z, noise, a: noise),
-        **{hint: _begin(mix=mix) for hint, mix in MIXES.items()}})
+        "You compare σ, a ratio of amplitudes. Power is its square.":
+            lambda times, a, r: _strength(times, a, r, lambda a: ((1 - a) / a).sqrt()),
+        "The picture's power at t is ᾱ, not 1.": lambda times, a, r: _strength(times, a, r, lambda a: 1 - a),
+        "That is signal over noise. Turn it round.": lambda times, a, r: _strength(times, a, r, lambda a: a / (1 - a)),
+        "That is the share left out. Strength is the share that is done.":
+            lambda times, a, r: 1 - _strength(times, a, r),
+        "That is the number of steps. Strength is their share.":
+            lambda times, a, r: _strength(times, a, r, share=lambda k, n: k),
+        "Your start is a step too noisy.": lambda times, a, r: _strength(times, a, r, count=1),
+        "You could take one step more.": lambda times, a, r: _strength(times, a, r, count=-1)})
 
 
 # --- 08.2: two conditions at once

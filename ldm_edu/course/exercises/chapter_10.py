@@ -1,4 +1,4 @@
-"""Exercises of chapter 10: recall, a measurement read, the generator's loss, modes counted."""
+"""Exercises of chapter 10: a measurement read, the generator's loss, comparisons judged, broken models diagnosed."""
 import torch
 import torch.nn.functional as F
 
@@ -7,54 +7,23 @@ from . import Exercise, draw
 EXERCISES = {}
 
 
-# --- 10.1: recall
-def _reach(points, k):
-    return torch.cdist(points, points).sort(1).values[:, k]    # [:, 0] is the point itself
-
-
-def _share(points, balls, k):
-    return (torch.cdist(points, balls) <= _reach(balls, k)).any(1).double().mean()
-
-
-def _recall_case(seed, k):
-    """Fakes in one part of the real cloud, and some strays."""
-    fake = torch.cat([0.4 * draw(seed + 1, 25, 2) + 0.5, 3 + draw(seed + 2, 6, 2)])
-    return draw(seed, 40, 2).double(), fake.double(), k
-
-
+# --- 10.1: which set has which precision, recall, coverage and Fréchet distance
 EXERCISES["10.1"] = Exercise(
-    right=_share,
-    cases=lambda: [_recall_case(0, 1), _recall_case(5, 2), _recall_case(9, 3)],
-    hint="A ball around each *fake* point, to its k-th neighbour among the fakes; the share of *real* points in a "
-         "ball.",
-    mistakes={
-        "That is precision: the share of fakes in the balls of the real points. Swap the two.":
-            lambda real, fake, k: _share(fake, real, k),
-        "Each point is its own nearest neighbour, at distance 0. Your k-th is the one before.":
-            lambda real, fake, k: _share(real, fake, k - 1),
-        "Your balls reach one neighbour too far.": lambda real, fake, k: _share(real, fake, k + 1),
-        "Your balls are around the real points. That is coverage, not recall.":
-            lambda real, fake, k: (torch.cdist(real, fake).amin(1) <= _reach(real, k)).double().mean(),
-        "You return a count instead of a share.": lambda real, fake, k: len(real) * _share(real, fake, k)})
-
-
-# --- 10.2: which set has which precision, recall and coverage
-EXERCISES["10.2"] = Exercise(
-    right="CEBAD",
+    right="DCABE",
     hint="Expected five different letters, in the order of the list. Ask for each set: is every picture real, and is "
          "everything real there?",
     mistakes={
-        "Repeated pictures are all real, but the balls of a picture's own copies have no size: recall is 0.": "CBEAD",
-        "Blends are not real. A set with precision 0.96 consists of true scenes.": "DEBAC",
+        "Repeated pictures are all real, but the balls of a picture's own copies have no size: recall is 0.": "DACBE",
+        "Blends are not real. A set with precision 0.96 consists of true scenes.": "ECABD",
         "Without the nights, about a third of the world is lost. Recall and coverage show it, and precision does not.":
-            "ECBAD",
-        "Noise lies far from everything, so its balls are huge: recall stays high, and only precision falls.": "CEBDA",
-        "With noise in every second place, half of the pictures are not real: precision is about a half.": "AEBCD",
-        "Pictures that are repeated are real ones: their precision is 1.": "CEABD"})
+            "CDABE",
+        "Noise lies far from everything, so its balls are huge: recall stays high, and only precision falls.": "DCAEB",
+        "With noise in every second place, half of the pictures are not real: precision is about a half.": "BCADE",
+        "Pictures that are repeated are real ones: their precision is 1.": "DCBAE"})
 
 
-# --- 10.3: what the generator minimises
-EXERCISES["10.3"] = Exercise(
+# --- 10.2: what the generator minimises
+EXERCISES["10.2"] = Exercise(
     right=lambda logits: F.softplus(-logits).mean(),
     cases=lambda: [(logits.requires_grad_(),) for logits in (3 * draw(0, 8, 1) - 1, draw(1, 5, 1) + 2,
                                                             torch.tensor([[-120.0], [-2.0], [0.0], [3.0]]))],
@@ -73,38 +42,35 @@ EXERCISES["10.3"] = Exercise(
         "That is the generator's loss for a hinge. Take the sigmoid and the logarithm.": lambda logits: -logits.mean()})
 
 
-# --- 10.4: modes that are covered
-def _modes(x, centres, radius, least, norm=2.0):
-    distance, mode = torch.cdist(x, centres, p=norm).min(1)
-    return int((torch.bincount(mode[distance < radius], minlength=len(centres)) >= least).sum())
-
-
-def _modes_cases():
-    centres = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 4.0], [8.0, 0.0], [8.0, 4.0]])
-    near = [centres[i] + 0.3 * draw(i, count, 2).clamp(-1, 1) for i, count in enumerate((30, 12, 5, 1))]
-    strays = torch.tensor([8.0, 1.5]) + 0.1 * draw(9, 20, 2)
-    beyond = [centres[i] + torch.tensor(step).expand(8 * i - 18, -1) for i, step in
-              ((3, [0.78, 0.0]), (4, [0.45, 0.45]), (5, [0.6, 0.6]))]    # the second is within 0.7
-    x = torch.cat([*near, strays, *beyond])
-    return [*((x, centres, 0.7, least) for least in (2, 5, 20)), (x, centres, 3.4, 40)]    # the last: circles overlap
-
-
-EXERCISES["10.4"] = Exercise(
-    right=_modes,
-    cases=_modes_cases,
-    hint="The nearest centre of each point; drop points beyond the radius; count the centres that keep at least "
-         "`least`.",
+# --- 10.3: what six comparisons show; how many runs a small p-value takes
+EXERCISES["10.3"] = Exercise(
+    right=("ecafbd", 7),
+    hint="Expected a string of six different letters, in the order of the reports, and a whole number of runs.",
     mistakes={
-        "You count strays: a point beyond the radius of its nearest centre belongs to no mode.":
-            lambda x, c, r, n: _modes(x, c, float("inf"), n),
-        "You count a point for every centre within the radius. It belongs to the nearest alone.":
-            lambda x, c, r, n: int(((torch.cdist(x, c) < r).sum(0) >= n).sum()),
-        "You add the differences of the two coordinates. The distance is the root of the sum of their squares.":
-            lambda x, c, r, n: _modes(x, c, r, n, 1.0),
-        "You take the larger of the two coordinates' differences: a square instead of a circle.":
-            lambda x, c, r, n: _modes(x, c, r, n, float("inf")),
-        "One point does not make a mode: it takes `least` of them.": lambda x, c, r, n: _modes(x, c, r, 1),
-        "You ask for more than `least`. Exactly `least` is enough.": lambda x, c, r, n: _modes(x, c, r, n + 1),
-        "You count points, not modes.": lambda x, c, r, n: int((torch.cdist(x, c).amin(1) < r).sum()),
-        "You compare the squared distance with the radius.": lambda x, c, r, n: _modes(x, c, r**0.5, n),
-        "You count the modes that are missed.": lambda x, c, r, n: len(c) - _modes(x, c, r, n)})
+        "The letters are right. With 6 against 6 there are 924 ways to split, and 2/924 is still above 0.001.":
+            ("ecafbd", 6),
+        "The letters are right. 5 against 5 can reach 2/252 = 0.008 and no less.": ("ecafbd", 5),
+        "The letters are right. Fewer runs would do: two of all (2n)! / (n!)² splits must be under 0.001.":
+            ("ecafbd", 8),
+        "Reports 1 and 5: many samples of one training are one run, and three runs are few. Which report has which?":
+            ("bcafed", 7),
+        "Reports 1 and 2: which one changed two things at once, and which one never repeated the training?":
+            ("ceafbd", 7),
+        "Reports 3 and 4: a measure that cannot see what is missing proves nothing, however steady it is.":
+            ("ecfabd", 7),
+        "Reports 5 and 6: in which one did somebody look at many measures and report the best?": ("ecafdb", 7)})
+
+
+# --- 10.4: which fault makes which pictures
+EXERCISES["10.4"] = Exercise(
+    right="EACBD",
+    hint="Expected five different letters, in the order of the list of faults. Which rows are sharp, which follow "
+         "their prompts, which are burnt?",
+    mistakes={
+        "Burnt and blurred is a latent that is too large, burnt and sharp a decoder that is too loud.": "DACBE",
+        "Nearly healthy pictures that follow their prompts come from the wrong schedule, good ones that ignore them "
+        "from an encoder that gives zeros.": "EBCAD",
+        "A U-Net without its weights cannot draw a landscape at all. With the wrong schedule it still can.": "ECABD",
+        "Pictures that ignore their prompts are still pictures. Without weights there are only blotches.": "EABCD",
+        "A factor before the decoder blurs shapes. A row of blotches has no shapes to blur.": "CAEBD",
+        "A loud decoder keeps the shapes of the healthy row. Blotches have none of them.": "EADBC"})

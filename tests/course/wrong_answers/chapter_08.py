@@ -3,70 +3,52 @@ import torch
 
 # --- 08.1
 
-
-def noised(z_0, noise, a):
-    return a**0.5 * z_0 + (1 - a) ** 0.5 * noise
-
-
-def does_what_is_left_out(z_0, noise, times, strength, alpha_bar):
-    left = times[int(strength * len(times)):]
-    return noised(z_0, noise, alpha_bar[left[0]]), left
+def noise_to_signal(alpha_bar, t):
+    return (1 - alpha_bar[t]) / alpha_bar[t]
 
 
-def keeps_the_noisy_end(z_0, noise, times, strength, alpha_bar):
-    left = times[:int(strength * len(times))]
-    return noised(z_0, noise, alpha_bar[left[0]]), left
+def compares_amplitudes(times, alpha_bar, ratio):
+    return len([t for t in times if noise_to_signal(alpha_bar, t) ** 0.5 <= ratio]) / len(times)
 
 
-def forgets_to_start_later(z_0, noise, times, strength, alpha_bar):
-    first = times[-int(strength * len(times))]
-    return noised(z_0, noise, alpha_bar[first]), times
+def squares_the_ratio_again(times, alpha_bar, ratio):
+    return len([t for t in times if noise_to_signal(alpha_bar, t) ** 2 <= ratio]) / len(times)
 
 
-def drowns_it(z_0, noise, times, strength, alpha_bar):
-    return noised(z_0, noise, alpha_bar[times[0]]), times[-int(strength * len(times)):]
+def forgets_that_the_picture_shrinks(times, alpha_bar, ratio):
+    return len([t for t in times if 1 - alpha_bar[t] <= ratio]) / len(times)
 
 
-def noises_too_little(z_0, noise, times, strength, alpha_bar):
-    left = times[-int(strength * len(times)):]
-    return noised(z_0, noise, alpha_bar[left[1]]), left
+def compares_signal_to_noise(times, alpha_bar, ratio):
+    return len([t for t in times if 1 / noise_to_signal(alpha_bar, t) <= ratio]) / len(times)
 
 
-def noises_too_much(z_0, noise, times, strength, alpha_bar):
-    count = int(strength * len(times))
-    return noised(z_0, noise, alpha_bar[times[-count - 1]]), times[-count:]
+def gives_what_is_left_out(times, alpha_bar, ratio):
+    return len([t for t in times if noise_to_signal(alpha_bar, t) > ratio]) / len(times)
 
 
-def mixes_variances(z_0, noise, times, strength, alpha_bar):
-    left = times[-int(strength * len(times)):]
-    return alpha_bar[left[0]] * z_0 + (1 - alpha_bar[left[0]]) * noise, left
+def gives_the_number_of_steps(times, alpha_bar, ratio):
+    return len([t for t in times if noise_to_signal(alpha_bar, t) <= ratio])
 
 
-def swaps_signal_and_noise_at_the_start(z_0, noise, times, strength, alpha_bar):
-    left = times[-int(strength * len(times)):]
-    return noised(z_0, noise, 1 - alpha_bar[left[0]]), left
+def gives_the_time(times, alpha_bar, ratio):
+    return next((t for t in times if noise_to_signal(alpha_bar, t) <= ratio), 0) / 1000
 
 
-def does_not_shrink_the_picture(z_0, noise, times, strength, alpha_bar):
-    left = times[-int(strength * len(times)):]
-    return z_0 + ((1 - alpha_bar[left[0]]) / alpha_bar[left[0]])**0.5 * noise, left
+def takes_the_last_one_left_out(times, alpha_bar, ratio):
+    return (sum(noise_to_signal(alpha_bar, t) <= ratio for t in times) + 1) / len(times)
 
 
-def draws_its_own_noise(z_0, noise, times, strength, alpha_bar):
-    left = times[-int(strength * len(times)):]
-    return noised(z_0, torch.randn_like(z_0), alpha_bar[left[0]]), left
+def leaves_out_the_first_one_left(times, alpha_bar, ratio):
+    return (sum(noise_to_signal(alpha_bar, t) <= ratio for t in times) - 1) / len(times)
 
 
-def begins_with_noise(z_0, noise, times, strength, alpha_bar):
-    return noise, times[-int(strength * len(times)):]
+def gives_the_times(times, alpha_bar, ratio):
+    return [t for t in times if noise_to_signal(alpha_bar, t) <= ratio]
 
 
-def takes_strength_for_t(z_0, noise, times, strength, alpha_bar):
-    return noised(z_0, noise, alpha_bar[int(1000 * strength)]), times[-int(strength * len(times)):]
-
-
-def gives_only_the_latent(z_0, noise, times, strength, alpha_bar):
-    return noised(z_0, noise, alpha_bar[times[-int(strength * len(times))]])
+def always_takes_half(times, alpha_bar, ratio):
+    return 0.5
 
 
 # --- 08.2
@@ -108,6 +90,10 @@ def gives_one_number(e_u, e_image, e_text, s_image, s_text):
 
 
 # --- 08.3
+
+def noised(z_0, noise, a):
+    return a**0.5 * z_0 + (1 - a) ** 0.5 * noise
+
 
 def paints_outside(x, z_0, noise, mask, alpha_bar_next):
     return torch.where(mask > 0, noised(z_0, noise, alpha_bar_next), x)
@@ -216,19 +202,17 @@ def gives_two(x, eps, below, above, iterations):
 
 WRONG = {
     "08.1": [
-        (does_what_is_left_out, "You leave out the share that is to be done"),
-        (keeps_the_noisy_end, "You keep the times at the noisy end"),
-        (forgets_to_start_later, "Nothing is left out"),
-        (drowns_it, "that of the very first time"),
-        (noises_too_little, "a step too weak"),
-        (noises_too_much, "a step too strong"),
-        (mixes_variances, "The roots are missing"),
-        (begins_with_noise, "nothing but noise"),
-        (swaps_signal_and_noise_at_the_start, "Signal and noise are swapped"),
-        (does_not_shrink_the_picture, "do not shrink the picture"),
-        (draws_its_own_noise, "You draw fresh noise"),
-        (takes_strength_for_t, "The values are off"),
-        (gives_only_the_latent, "Expected 2 results, got a tensor"),
+        (compares_amplitudes, "a ratio of amplitudes"),
+        (squares_the_ratio_again, "The values are off"),
+        (forgets_that_the_picture_shrinks, "power at t is ᾱ, not 1"),
+        (compares_signal_to_noise, "signal over noise"),
+        (gives_what_is_left_out, "the share left out"),
+        (gives_the_number_of_steps, "the number of steps"),
+        (gives_the_time, "The values are off"),
+        (takes_the_last_one_left_out, "a step too noisy"),
+        (leaves_out_the_first_one_left, "one step more"),
+        (gives_the_times, "Expected a number, got a list"),
+        (always_takes_half, "The values are off"),
     ],
     "08.2": [
         (starts_twice, "added twice"),

@@ -2,39 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-# --- 10.1
-
-def inside(points, balls, k):
-    radii = torch.cdist(balls, balls).sort(dim=1).values[:, k]
-    return (torch.cdist(points, balls) <= radii[None]).any(dim=1)
-
-
-def gives_precision(real, fake, k):
-    return inside(fake, real, k).double().mean()
-
-
-def counts_itself(real, fake, k):
-    return inside(real, fake, k - 1).double().mean()
-
-
-def reaches_too_far(real, fake, k):
-    return inside(real, fake, k + 1).double().mean()
-
-
-def gives_coverage(real, fake, k):
-    radii = torch.cdist(real, real).sort(dim=1).values[:, k]
-    return (torch.cdist(real, fake) <= radii[:, None]).any(dim=1).double().mean()
-
-
-def counts(real, fake, k):
-    return inside(real, fake, k).double().sum()
-
-
-def gives_each_point(real, fake, k):
-    return inside(real, fake, k).double()
-
-
-# --- 10.3
+# --- 10.2
 
 def adds_a_little(logits):
     return -torch.log(torch.sigmoid(logits) + 1e-8).mean()
@@ -76,75 +44,19 @@ def gives_each_logit(logits):
     return -F.logsigmoid(logits)
 
 
-# --- 10.4
-
-def counted(x, centres, radius):
-    distance, mode = torch.cdist(x, centres).min(dim=1)
-    return [int(((mode == i) & (distance < radius)).sum()) for i in range(len(centres))]
-
-
-def counted_by(x, centres, radius, norm):
-    distance, mode = torch.cdist(x, centres, p=norm).min(dim=1)
-    return [int(((mode == i) & (distance < radius)).sum()) for i in range(len(centres))]
-
-
-def adds_the_coordinates(x, centres, radius, least):
-    return sum(c >= least for c in counted_by(x, centres, radius, 1))
-
-
-def takes_the_larger_coordinate(x, centres, radius, least):
-    return sum(c >= least for c in counted_by(x, centres, radius, float("inf")))
-
-
-def counts_strays(x, centres, radius, least):
-    return sum(c >= least for c in counted(x, centres, 1e9))
-
-
-def takes_one_point(x, centres, radius, least):
-    return sum(c > 0 for c in counted(x, centres, radius))
-
-
-def wants_more_than_least(x, centres, radius, least):
-    return sum(c > least for c in counted(x, centres, radius))
-
-
-def counts_points(x, centres, radius, least):
-    return sum(counted(x, centres, radius))
-
-
-def squares_the_distance(x, centres, radius, least):
-    return sum(c >= least for c in counted(x, centres, radius**0.5))
-
-
-def counts_the_missed(x, centres, radius, least):
-    return sum(c < least for c in counted(x, centres, radius))
-
-
-def gives_the_counts(x, centres, radius, least):
-    return counted(x, centres, radius)
-
-
 WRONG = {
     "10.1": [
-        (gives_precision, "That is precision"),
-        (counts_itself, "its own nearest neighbour"),
-        (reaches_too_far, "one neighbour too far"),
-        (gives_coverage, "That is coverage"),
-        (counts, "You return a count"),
-        (gives_each_point, "Expected a number"),
+        ("DACBE", "the balls of a picture's own copies"),
+        ("ECABD", "Blends are not real"),
+        ("CDABE", "Without the nights"),
+        ("DCAEB", "Noise lies far from everything"),
+        ("BCADE", "precision is about a half"),
+        ("DCBAE", "Pictures that are repeated are real"),
+        ("dcabe", "Expected five different letters"),
+        ("ABCDE", "is everything real there"),
+        (["D", "C", "A", "B", "E"], "Got ['D'"),
     ],
     "10.2": [
-        ("CBEAD", "the balls of a picture's own copies"),
-        ("DEBAC", "Blends are not real"),
-        ("ECBAD", "Without the nights"),
-        ("CEBDA", "Noise lies far from everything"),
-        ("AEBCD", "precision is about a half"),
-        ("CEABD", "Pictures that are repeated are real"),
-        ("cebad", "Expected five different letters"),
-        ("ABCDE", "is everything real there"),
-        (["C", "E", "B", "A", "D"], "Got ['C'"),
-    ],
-    "10.3": [
         (adds_a_little, "The small number that you add"),
         (takes_two_steps, "infinite or not a number"),
         (detaches, "no gradient passes"),
@@ -156,15 +68,26 @@ WRONG = {
         (takes_the_hinge, "for a hinge"),
         (gives_each_logit, "Expected a number, got a tensor of shape (8, 1)"),
     ],
+    "10.3": [
+        (("ecafbd", 6), "924 ways to split"),
+        (("ecafbd", 5), "2/252"),
+        (("ecafbd", 8), "Fewer runs would do"),
+        (("bcafed", 7), "Reports 1 and 5"),
+        (("ceafbd", 7), "Reports 1 and 2"),
+        (("ecfabd", 7), "Reports 3 and 4"),
+        (("ecafdb", 7), "Reports 5 and 6"),
+        (("ecafbd", 100), "off by up to 93"),
+        (("abcdef", 7), "Got 'abcdef'"),
+        ("ecafbd", "Expected 2 results"),
+    ],
     "10.4": [
-        (adds_the_coordinates, "You add the differences"),
-        (takes_the_larger_coordinate, "a square instead of a circle"),
-        (counts_strays, "You count strays"),
-        (takes_one_point, "One point does not make a mode"),
-        (wants_more_than_least, "Exactly `least` is enough"),
-        (counts_points, "You count points, not modes"),
-        (squares_the_distance, "squared distance"),
-        (counts_the_missed, "the modes that are missed"),
-        (gives_the_counts, "Expected a number"),
+        ("DACBE", "Burnt and blurred"),
+        ("EBCAD", "Nearly healthy pictures"),
+        ("ECABD", "cannot draw a landscape"),
+        ("EABCD", "there are only blotches"),
+        ("CAEBD", "has no shapes to blur"),
+        ("EADBC", "keeps the shapes"),
+        ("ABCDE", "Expected five different letters"),
+        (["E", "A", "C", "B", "D"], "Got ['E'"),
     ],
 }
