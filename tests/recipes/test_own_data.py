@@ -182,10 +182,12 @@ def test_two_runs_do_not_share_a_folder(tmp_path, undrawn):
     assert not (tmp_path / "training/lock").exists()
 
 
-@pytest.mark.parametrize("size", [0, 60, 8])
-def test_bad_sizes_are_named(tmp_path, size):
-    with pytest.raises(ValueError, match=f"size: got {size}, expected a multiple of 8"):
-        train_own(CaptionedImages([(Image.new("RGB", (9, 9)), "a")]), tmp_path, size=size)
+@pytest.mark.parametrize("wrong, message", [
+    (dict(size=0), "size: got 0, expected a multiple of 8"), (dict(size=60), "size: got 60, expected a multiple of 8"),
+    (dict(size=8), "size: got 8, expected a multiple of 8"), (dict(batch=1), "batch: got 1, expected at least 2")])
+def test_bad_sizes_are_named(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        train_own(CaptionedImages([(Image.new("RGB", (9, 9)), "a")]), tmp_path, **wrong)
 
 
 @pytest.mark.parametrize("arguments, message", [
