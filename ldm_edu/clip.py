@@ -82,7 +82,7 @@ class TextTransformer(nn.Module):
     def pooled(self, states: Tensor, ids: Tensor) -> Tensor:
         """Pick the state of the first end token, which has seen the whole text: (B, N, dim), (B, N) -> (B, dim)."""
         end = (ids == self.config.end_id).int().argmax(1)                                 # (B,)
-        return states[torch.arange(len(ids)), end]
+        return states[torch.arange(len(ids), device=ids.device), end]
 
 
 class ImageTransformer(nn.Module):

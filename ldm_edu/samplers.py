@@ -151,5 +151,6 @@ def _sigma(alpha_bar: Tensor) -> Tensor:
 
 
 def _noise_like(x: Tensor, generator: Generator | None) -> Tensor:
-    """Draw standard normal noise on the CPU: one seed gives one picture on every device."""
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    """Draw standard normal noise on the CPU: one seed gives one picture on every device, in float16 as in float32."""
+    dtype = torch.promote_types(x.dtype, torch.float32)    # not in half precision, whose numbers are others
+    return torch.randn(x.shape, generator=generator, dtype=dtype).to(x)

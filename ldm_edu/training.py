@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .support.checks import expect
 from .support.files import read_tensors, write_tensors
 from .support.muon import Muon
+from .support.recorded import Recorded
 
 LossFn = Callable[[nn.Module, torch.Generator], dict[str, Tensor]]  # scalars by name; their sum is minimised
 
@@ -31,6 +32,7 @@ class TrainConfig:
     muon: bool = False            # the optimizer Muon instead of AdamW: support/muon.py
     seed: int = 0
     precision: str = "float32"    # or "bfloat16", for GPUs: products in half the bits, weights in float32
+    recorded: bool = False        # replay steps as CUDA graphs, for GPUs that wait for Python: support/recorded.py
     save_every: int = 250         # steps between checkpoints
 
     def __post_init__(self):
@@ -68,9 +70,12 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 def ema_update(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """ema <- d ema + (1 - d) model, in place; d = min(decay, (1 + step) / (10 + step)), so that early weights fade."""
     decay = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for average, value in zip(ema.state_dict().values(), model.state_dict().values()):
-            average.lerp_(value, 1 - decay) if average.is_floating_point() else average.copy_(value)
+    both = [*zip(ema.state_dict().values(), model.state_dict().values())]
+    numbers = [(average, value) for average, value in both if average.is_floating_point()]
+    torch._foreach_lerp_(*map(list, zip(*numbers)), 1 - decay)
+    for average, value in both:
+        if not average.is_floating_point():    # a batch norm counts its batches
+            average.copy_(value)
 
 
 def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | None = None,
@@ -83,31 +88,41 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
     device = next(model.parameters()).device
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     trained = [p for p in model.parameters() if p.requires_grad]
-    options = dict(lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
+    options = dict(lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True,
+                   capturable=config.recorded)
     optimizer = Muon(model, **options) if config.muon else torch.optim.AdamW(trained, **options)
     start = load_state(state, model, ema, optimizer) if resume else 0
-    total = torch.zeros((), device=device)
+    group, total = optimizer.param_groups[0], torch.zeros((), device=device)
     model.train()
-    for step in range(start, config.steps):
-        # All randomness of a step comes from its number, so a resumed run ends in the weights of an unbroken one.
-        generator = torch.Generator(device).manual_seed(config.seed * 2**32 + step)
+
+    def make_step(generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             losses = loss_fn(model, generator)
-        (loss := sum(losses.values())).backward()
-        done = step + 1
-        due = done % config.save_every == 0 or done == config.steps
+        sum(losses.values()).backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, config.clip)
-        total = total + loss.detach() + norm    # once NaN it stays so: a GPU, which waits to read it, looks seldom
+        optimizer.step()
+        return {name: value.detach() for name, value in losses.items()}, norm
+
+    if config.recorded:
+        group["lr"] = torch.zeros((), device=device)    # a recording reads it from there
+        make_step = Recorded(make_step, getattr(loss_fn, "branch", lambda generator: None))
+    for step in range(start, config.steps):
+        # All randomness of a step comes from its number, so a resumed run ends in the weights of an unbroken one.
+        generator = torch.Generator(device).manual_seed(config.seed * 2**32 + step)
+        lr, done = learning_rate(step, config), step + 1
+        group["lr"] = group["lr"].fill_(lr) if config.recorded else lr
+        losses, norm = make_step(generator)
+        losses = {name: value.clone() for name, value in losses.items()}
+        total = total + (loss := sum(losses.values())) + norm    # once NaN it stays so
+        due = done % config.save_every == 0 or done == config.steps
         if (due or device.type == "cpu") and not torch.isfinite(total):
             raise FloatingPointError(f"loss is {loss.item()}, its gradient's norm {norm.item()} by step {step}; last "
                                      f"good checkpoint: {state if state and Path(state).exists() else 'none'}")
-        lr = optimizer.param_groups[0]["lr"] = learning_rate(step, config)
-        optimizer.step()
         ema_update(ema, model, config.ema, step)
         if state and due:
             save_state(Path(state), done, model, ema, optimizer)
-        yield Progress(done, {name: value.detach() for name, value in losses.items()}, lr, ema)
+        yield Progress(done, losses, lr, ema)
 
 
 def save_state(path: Path, step: int, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:

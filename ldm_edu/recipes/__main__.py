@@ -44,6 +44,7 @@ def train_shipped(name: str, args: Namespace) -> None:
     if args.profile == "gpu" and not torch.cuda.is_available():
         raise ValueError("--profile gpu needs a CUDA GPU, and PyTorch finds none here; use --profile cpu")
     profiles, device = PROFILES[args.profile], torch.device("cuda" if args.profile == "gpu" else "cpu")
+    torch.backends.cudnn.benchmark = True    # a GPU tries which convolutions are fastest; steps repeat their shapes
     if args.steps is not None:
         profiles = {each: replace(profile, train=replace(profile.train, steps=args.steps))
                     for each, profile in profiles.items()}

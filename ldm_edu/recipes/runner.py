@@ -89,7 +89,7 @@ def run(name: str, profile: Profile, root: Path, resume: bool = False, device: t
     folder = root / "training" / name
     settings = asdict(profile.train) | {"batch": profile.batch, "scenes": profile.scenes, "device": device.type}
     with locked(folder):
-        same_run(folder, resume, settings | {path.parent.name: sha256(path) for path in before})
+        same_run(folder, resume, settings | {f"made from {path.parent.name}": sha256(path) for path in before})
         made = read_json(folder / "run.json").get("files", {})
         if made and all((root / path).exists() and sha256(root / path) == digest for path, digest in made.items()):
             return    # finished

@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 
 from ..autoencoder import TINY, Autoencoder
 from ..perceptual import LPIPS, PatchDiscriminator, adaptive_weight, adversarial_loss, hinge_loss
-from ..tiny_worlds.datasets import render, to_float
+from ..tiny_worlds.datasets import to_float
 from ..tiny_worlds.things import CLASSES
 from ..training import pick_batch
 from ..weights import save_module
-from .profiles import Profile, Recipe, step_of
+from .profiles import Profile, Recipe, step_of, training_scenes
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,13 @@ def set_scale(autoencoder: Autoencoder, images: Tensor) -> None:
 
 def autoencoder_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train the autoencoder with the full loss, LPIPS over `root`'s feature net."""
-    images, maps = (part.to(device) for part in render("train", profile.scenes))
+    images, maps = (part.to(device) for part in training_scenes(profile.scenes))
 
     def loss_fn(model: FirstStage, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(images), profile.batch, generator)
         return model(to_float(images[pick]), generator, pixel_weights(maps[pick]))
+
+    loss_fn.branch = lambda generator: step_of(generator) >= SHIPPED.adversarial_start
 
     def save(model: FirstStage) -> Path:
         set_scale(model.autoencoder, images)

@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Generator, Tensor, nn
-from tqdm.auto import tqdm
 
 from .. import DATA, clip
 from ..clip import CLIP, ImageConfig, TextConfig
@@ -16,12 +17,13 @@ from ..losses import contrastive_loss
 from ..metrics.caption_accuracy import facts
 from ..support.parallel import in_parallel
 from ..tiny_worlds.captions import make_caption, vocabulary
-from ..tiny_worlds.datasets import paint_all, seeds_of, to_float
+from ..tiny_worlds.datasets import seeds_of, to_float
+from ..tiny_worlds.landscapes import paint
 from ..tiny_worlds.scenes import Scene, make_scene, sibling
 from ..tokenizer import build_tokenizer, save_tokenizer, tokenize
 from ..training import pick_batch
 from .clip_folder import load_clip, save_clip
-from .profiles import Profile, Recipe
+from .profiles import Profile, Recipe, training_scenes
 
 FOLDER = DATA / "clip"
 CAPTIONS = 4    # of each scene, written before training
@@ -52,12 +54,6 @@ class ClipLearner(nn.Module):
             return contrastive_loss(*(each.float() for each in embedded), self.clip.logit_scale)
 
 
-def tokenize_all(tokenizer: Tokenizer, texts: list[str], at_once: int = 10_000) -> Tensor:
-    """Do what `tokenize` does, in parts: a million captions at once would take gigabytes."""
-    parts = tqdm(range(0, len(texts), at_once), "captions", unit=f"x{at_once}", leave=False)
-    return torch.cat([tokenize(tokenizer, texts[i:i + at_once]) for i in parts])
-
-
 def distinguishing_caption(scene: Scene, other: Scene, rng: random.Random, tries: int = 4) -> str:
     """Caption `scene` with what is false of `other`, if one of `tries` captions is; otherwise return the last."""
     for _ in range(tries):
@@ -74,18 +70,26 @@ def scene_and_sibling(seed: int) -> tuple[list[Scene], list[str]]:
     return pair, [distinguishing_caption(a, b, rng) for a, b in (pair, pair[::-1]) for _ in range(CAPTIONS)]
 
 
+def sibling_and_captions(seed: int, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Paint the sibling of a scene, uint8 (H, W, 3), and write the captions of both as tokens (2 CAPTIONS, N)."""
+    (_, other), texts = scene_and_sibling(seed)
+    return paint(other)[0], tokenize(tokenizer, texts).numpy()
+
+
 def clip_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train CLIP on scenes and their siblings, each half of every batch.
 
     A sibling is a hard negative (Yuksekgonul et al. 2022, arXiv:2210.01936).
     """
     learner = ClipLearner()
-    pairs = list(in_parallel(scene_and_sibling, seeds_of("train", profile.scenes)))
-    images = paint_all([scene for pair, _ in pairs for scene in pair])[0].to(device)      # (2N, 3, 64, 64)
-    ids = tokenize_all(learner.tokenizer, [text for _, texts in pairs for text in texts]).to(device)
+    describe, count = partial(sibling_and_captions, tokenizer=learner.tokenizer), profile.scenes
+    siblings, ids = zip(*in_parallel(describe, seeds_of("train", count)))
+    pairs = training_scenes(count)[0], torch.from_numpy(np.stack(siblings)).movedim(-1, 1)
+    images = torch.stack(pairs, 1).flatten(0, 1).to(device)                               # (2N, 3, 64, 64)
+    ids = torch.from_numpy(np.concatenate(ids)).to(device)                                # (2N CAPTIONS, 32)
 
     def loss_fn(learner: ClipLearner, generator: Generator) -> dict[str, Tensor]:
-        first = 2 * pick_batch(len(pairs), profile.batch // 2, generator)
+        first = 2 * pick_batch(count, profile.batch // 2, generator)
         pick = torch.stack([first, first + 1], 1).flatten()                               # a scene, its sibling, ...
         which = CAPTIONS * pick + pick_batch(CAPTIONS, len(pick), generator)
         return {"contrastive": learner(to_float(images[pick]), ids[which])}

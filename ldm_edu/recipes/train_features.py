@@ -10,11 +10,11 @@ from tqdm.auto import tqdm
 
 from ..perceptual import FeatureNet
 from ..support.files import save_weights
-from ..tiny_worlds.datasets import render, seeds_of, to_float
+from ..tiny_worlds.datasets import seeds_of, to_float
 from ..tiny_worlds.scenes import GROUNDS, SKIES, WEATHERS, Scene, make_scene
 from ..tiny_worlds.things import CLASSES, COLOURS
 from ..training import pick_batch
-from .profiles import Profile, Recipe
+from .profiles import Profile, Recipe, training_scenes
 
 
 class FeatureTeacher(nn.Module):
@@ -54,7 +54,7 @@ def augment(images: Tensor, generator: Generator) -> Tensor:
 
 def features_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train the feature net on augmented renders; it shares no weights with the oracle, which measures."""
-    images, maps = (part.to(device) for part in render("train", profile.scenes))
+    images, maps = (part.to(device) for part in training_scenes(profile.scenes))
     scenes = [make_scene(seed) for seed in tqdm(seeds_of("train", profile.scenes), "labels", leave=False)]
     colours = torch.stack([colours_of(scene) for scene in scenes]).to(device)             # (N, 13)
     around = torch.tensor([[SKIES.index(s.sky), GROUNDS.index(s.ground), WEATHERS.index(s.weather)] for s in scenes])

@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from ..metrics.oracle import NOTHING, Oracle, labels
 from ..metrics.segmenter import Segmenter
 from ..support.files import save_weights
-from ..tiny_worlds.datasets import render, seeds_of, to_float
+from ..tiny_worlds.datasets import seeds_of, to_float
 from ..tiny_worlds.scenes import make_scene
 from ..training import pick_batch
-from .profiles import Profile, Recipe
+from .profiles import Profile, Recipe, training_scenes
 
 
 def blur_and_noise(images: Tensor, generator: Generator) -> Tensor:
@@ -31,7 +31,7 @@ def blur_and_noise(images: Tensor, generator: Generator) -> Tensor:
 
 def oracle_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train the oracle to tell the kind, colour and size in each slot, the sky, the ground and the weather."""
-    images = render("train", profile.scenes)[0].to(device)
+    images = training_scenes(profile.scenes)[0].to(device)
     seeds = tqdm(seeds_of("train", profile.scenes), "labels", leave=False)
     answers = torch.stack([labels(make_scene(seed)) for seed in seeds]).to(device)
 
@@ -48,7 +48,7 @@ def oracle_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
 
 def segmenter_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     """Train the segmenter to tell the class of each pixel."""
-    images, maps = (part.to(device) for part in render("train", profile.scenes))
+    images, maps = (part.to(device) for part in training_scenes(profile.scenes))
 
     def loss_fn(model: nn.Module, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(images), profile.batch, generator)

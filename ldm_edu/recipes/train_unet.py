@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Generator, Tensor, nn
 
 from .. import unet
@@ -15,16 +18,15 @@ from ..pipeline import LatentDiffusion
 from ..schedule import Schedule, scaled_linear_schedule
 from ..support.parallel import in_parallel
 from ..tiny_worlds.captions import make_caption
-from ..tiny_worlds.datasets import render, seeds_of, to_float
+from ..tiny_worlds.datasets import seeds_of, to_float
 from ..tiny_worlds.scenes import make_scene
 from ..tiny_worlds.things import CLASSES
-from ..tokenizer import load_tokenizer
+from ..tokenizer import load_tokenizer, tokenize
 from ..training import pick_batch
 from ..weights import load_autoencoder
 from .clip_folder import load_clip
-from .profiles import Profile, Recipe, step_of
+from .profiles import Profile, Recipe, step_of, training_scenes
 from .train_autoencoder import encode_all
-from .train_clip import tokenize_all
 
 CONDITIONS = (*["text"] * 8, "image", "map")    # one of these a step; text most often, it is hardest
 TINY_MAP = ImageConfig(image_size=64, patch_size=8, channels=len(CLASSES), dim=128, layers=2, heads=4, mlp_dim=512)
@@ -46,10 +48,10 @@ class SecondStage(nn.Module):
         self.unet = unet.UNet(unet.TINY).to(memory_format=torch.channels_last)    # a quarter faster on a CPU
 
 
-def write_captions(seed: int) -> list[str]:
-    """Write CAPTIONS captions of the scene of a seed."""
+def write_captions(seed: int, tokenizer: Tokenizer) -> np.ndarray:
+    """Write CAPTIONS captions of the scene of a seed, as tokens (CAPTIONS, N)."""
     scene, rng = make_scene(seed), random.Random(f"captions {seed}")
-    return [make_caption(scene, rng).text for _ in range(CAPTIONS)]
+    return tokenize(tokenizer, [make_caption(scene, rng).text for _ in range(CAPTIONS)]).numpy()
 
 
 def drop_some(ids: Tensor, pick: Tensor, generator: Generator, share: float = DROPPED) -> Tensor:
@@ -63,15 +65,16 @@ def unet_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     schedule, clip = Schedule(scaled_linear_schedule().betas.to(device)), load_clip(root / "clip")
     model = SecondStage(clip, TextEncoder(load_tokenizer(root / "clip"), clip.text))
     first = load_autoencoder(root / "tiny-worlds/vae").eval()
-    images, maps = (part.to(device) for part in render("train", profile.scenes))
+    images, maps = (part.to(device) for part in training_scenes(profile.scenes))
     latents = encode_all(images, first.to(device))
-    texts = list(in_parallel(write_captions, seeds_of("train", profile.scenes)))
-    ids = tokenize_all(model.text.tokenizer, ["", *(text for each in texts for text in each)]).to(device)
+    tokenizer = model.text.tokenizer
+    written = in_parallel(partial(write_captions, tokenizer=tokenizer), seeds_of("train", profile.scenes))
+    ids = torch.from_numpy(np.concatenate([tokenize(tokenizer, [""]).numpy(), *written])).to(device)
     weight = loss_weights(schedule).to(device)
 
     def loss_fn(model: SecondStage, generator: Generator) -> dict[str, Tensor]:
         pick = pick_batch(len(images), profile.batch, generator)
-        condition = CONDITIONS[step_of(generator) % len(CONDITIONS)]
+        condition = loss_fn.branch(generator)
         if condition == "text":
             which = 1 + CAPTIONS * pick + pick_batch(CAPTIONS, len(pick), generator)
             context = model.text.transformer(drop_some(ids, which, generator))
@@ -80,6 +83,8 @@ def unet_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
         else:
             context = model.map(maps[pick])
         return {"loss": noise_loss(model.unet, latents[pick], context, schedule, weight, generator)}
+
+    loss_fn.branch = lambda generator: CONDITIONS[step_of(generator) % len(CONDITIONS)]
 
     def save(model: SecondStage) -> Path:
         ldm = LatentDiffusion(model.unet, first, model.text, scaled_linear_schedule(), model.image,

@@ -10,9 +10,12 @@ from __future__ import annotations
 import random
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
@@ -26,11 +29,11 @@ from ..metrics.oracle import Oracle
 from ..pipeline import LatentDiffusion
 from ..recipes.clip_folder import load_clip
 from ..recipes.train_autoencoder import encode_all
-from ..recipes.train_clip import tokenize_all
 from ..recipes.train_unet import CAPTIONS, SecondStage, drop_some
-from ..schedule import scaled_linear_schedule
+from ..schedule import Schedule, scaled_linear_schedule
 from ..support.checks import expect
 from ..support.commands import natural, new_folder, whole
+from ..support.device import pick_device
 from ..support.parallel import in_parallel
 from ..support.tables import read_table, write_table
 from ..tiny_worlds.captions import make_caption
@@ -80,25 +83,28 @@ class Learned(NamedTuple):
 class Lessons:
     """Latents and captions to learn from, and captions that differ in one thing to be asked about."""
 
-    def __init__(self, scenes: int, asked: int):
-        autoencoder, tokenizer = load_autoencoder(DATA / "tiny-worlds/vae").eval(), load_tokenizer(DATA / "clip")
-        self.latents = encode_all(render("train", scenes)[0], autoencoder)
-        captions = list(in_parallel(captions_with_counts, seeds_of("train", scenes)))
-        written = [each for part in captions for each in part]
-        self.ids = tokenize_all(tokenizer, ["", *(text for text, _ in written)])          # (1 + N CAPTIONS, 32)
-        self.named = torch.tensor([named for _, named in written])                        # (N CAPTIONS,), things named
+    def __init__(self, scenes: int, asked: int, device: str = "cpu"):
+        tokenizer, autoencoder = load_tokenizer(DATA / "clip"), load_autoencoder(DATA / "tiny-worlds/vae").eval()
+        self.device, autoencoder = device, autoencoder.to(device)
+        self.latents = encode_all(render("train", scenes)[0].to(device), autoencoder)
+        describe = partial(captions_with_counts, tokenizer=tokenizer)
+        written, named = zip(*in_parallel(describe, seeds_of("train", scenes)))
+        empty = tokenize(tokenizer, [""]).numpy()
+        self.ids = torch.from_numpy(np.concatenate([empty, *written])).to(device)         # (1 + N CAPTIONS, 32)
+        self.named = torch.tensor(named).flatten()                                        # (N CAPTIONS,), things named
         self.pairs = {}
         for about in DIFFERENCES:
             pictures, true, false = sibling_pairs(about, asked)
-            latents = encode_all(paint_all(pictures)[0], autoencoder)
-            self.pairs[about] = latents, tokenize(tokenizer, list(true)), tokenize(tokenizer, list(false))
+            latents = encode_all(paint_all(pictures)[0].to(device), autoencoder)
+            self.pairs[about] = latents, *(tokenize(tokenizer, list(texts)).to(device) for texts in (true, false))
 
 
-def captions_with_counts(seed: int) -> list[tuple[str, int]]:
-    """Write CAPTIONS captions of the scene of a seed, with how many things each names."""
+def captions_with_counts(seed: int, tokenizer: Tokenizer) -> tuple[np.ndarray, list[int]]:
+    """Write CAPTIONS captions of the scene of a seed, as tokens (CAPTIONS, N), and count the things that each names."""
     scene, rng = make_scene(seed), random.Random(f"captions {seed}")
     written = [make_caption(scene, rng) for _ in range(CAPTIONS)]
-    return [(caption.text, sum(mention.count for mention in caption.mentions)) for caption in written]
+    counts = [sum(mention.count for mention in caption.mentions) for caption in written]
+    return tokenize(tokenizer, [caption.text for caption in written]).numpy(), counts
 
 
 @torch.no_grad()
@@ -107,10 +113,10 @@ def preferences(model: SecondStage, pairs: dict[str, tuple[Tensor, Tensor, Tenso
     found = {}
     for about, (z_0, *captions) in pairs.items():
         true, false = (model.text.transformer(ids) for ids in captions)
-        worse = torch.zeros(len(z_0))
+        worse = torch.zeros(len(z_0), device=z_0.device)
         for t in LEVELS:
-            eps = torch.randn(z_0.shape, generator=torch.Generator().manual_seed(t))
-            levels = torch.full((len(z_0),), t)
+            eps = torch.randn(z_0.shape, generator=torch.Generator().manual_seed(t)).to(z_0.device)
+            levels = torch.full((len(z_0),), t, device=z_0.device)
             right, wrong = (latent_loss(model.unet, z_0, context, levels, eps, SCHEDULE) for context in (true, false))
             worse += wrong - right
         found[about] = worse.gt(0).float().mean().item()
@@ -119,9 +125,11 @@ def preferences(model: SecondStage, pairs: dict[str, tuple[Tensor, Tensor, Tenso
 
 def draw_and_read(model: SecondStage, count: int) -> dict[str, float]:
     """What the oracle finds of each attribute in pictures of `count` validation prompts, 12 steps, and "all right"."""
-    ldm = LatentDiffusion(model.unet, load_autoencoder(DATA / "tiny-worlds/vae").eval(), model.text, SCHEDULE)
+    device = next(model.parameters()).device
+    autoencoder, oracle = load_autoencoder(DATA / "tiny-worlds/vae").eval().to(device), Oracle.load().to(device)
+    ldm = LatentDiffusion(model.unet, autoencoder, model.text, SCHEDULE)
     captions = captions_of("validation", count)
-    result = score(captions, Oracle.load().read(generate(ldm, [caption.text for caption in captions], steps=12)))
+    result = score(captions, oracle.read(generate(ldm, [caption.text for caption in captions], steps=12)))
     return {"all right": result.all_right} | {name: found / stated for name, (found, stated) in result.by_name.items()}
 
 
@@ -132,18 +140,20 @@ def train_variant(name: str, seed: int, lessons: Lessons, captions: int, looks: 
     clip = load_clip(DATA / "clip")
     text = TextTransformer(clip.text.config) if variant.text == "random" else clip.text
     model = SecondStage(clip, TextEncoder(load_tokenizer(DATA / "clip"), text.requires_grad_(variant.text != "frozen")))
-    weight = loss_weights(SCHEDULE) if variant.weighted else torch.ones(SCHEDULE.T)
+    schedule, model = Schedule(SCHEDULE.betas.to(lessons.device)), model.to(lessons.device)
+    weight = loss_weights(schedule) if variant.weighted else torch.ones_like(schedule.betas)
     times = torch.where(lessons.named > 1, variant.several, 1)
-    pool = torch.arange(len(lessons.named)).repeat_interleave(times)                      # captions, some of them twice
+    pool = torch.arange(len(lessons.named)).repeat_interleave(times).to(lessons.device)   # captions, some of them twice
 
     def loss_fn(model: SecondStage, generator: Generator) -> dict[str, Tensor]:
         pick = pool[pick_batch(len(pool), variant.batch, generator)]
         context = model.text.transformer(drop_some(lessons.ids, 1 + pick, generator, variant.dropped))
-        return {"loss": noise_loss(model.unet, lessons.latents[pick // CAPTIONS], context, SCHEDULE, weight, generator)}
+        return {"loss": noise_loss(model.unet, lessons.latents[pick // CAPTIONS], context, schedule, weight, generator)}
 
     steps, rows = captions // variant.batch, []
     expect(steps >= looks, "--captions", captions, f"at least {looks * variant.batch}, a step before each look")
-    config = TrainConfig(steps, lr=2e-3 if variant.muon else 8e-4, ema=variant.ema, seed=seed, muon=variant.muon)
+    config = TrainConfig(steps, lr=2e-3 if variant.muon else 8e-4, ema=variant.ema, seed=seed, muon=variant.muon,
+                         recorded=lessons.device == "cuda")
     for progress in tqdm(train(model, loss_fn, config), f"{name}, seed {seed}", steps, unit="step", mininterval=5):
         if progress.step % (steps // looks) == 0:
             found = preferences(progress.ema, lessons.pairs)
@@ -163,11 +173,12 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--looks", type=whole, default=4, help="at what it has learned")
     parser.add_argument("--count", type=whole, default=96, help="pairs of captions for each difference, and prompts")
     parser.add_argument("--out", type=new_folder, default=TABLE.parent, help="folder for the table")
+    parser.add_argument("--device", choices=sorted({"cpu", pick_device()}), default=pick_device(), help="to train on")
 
 
 def run(args: Namespace) -> None:
     """Train what is not in the table yet, and add it."""
-    lessons, table = Lessons(args.scenes, args.count), args.out / TABLE.name
+    lessons, table = Lessons(args.scenes, args.count, args.device), args.out / TABLE.name
     for seed in args.seeds:
         for name in args.variants:
             known = read_table(table, Learned) if table.exists() else []

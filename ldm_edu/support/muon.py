@@ -25,19 +25,22 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> None:
-        group, alike = self.param_groups[0], defaultdict(list)
-        for p in self.matrices:
-            if p.grad is not None:
-                if not self.state[p]:    # AdamW wants a step in every state that it loads
-                    self.state[p].update(step=torch.zeros(()), momentum=torch.zeros_like(p))
-                average = self.state[p]["momentum"].lerp_(p.grad, 1 - self.momentum)
-                alike[p.shape].append((p, p.grad.lerp(average, self.momentum).flatten(1)))    # Nesterov's
-                p.grad = None    # AdamW passes over it
+        group, alike, moving = self.param_groups[0], defaultdict(list), [p for p in self.matrices if p.grad is not None]
+        for p in moving:
+            if not self.state[p]:    # AdamW wants a step in every state that it loads
+                self.state[p].update(step=torch.zeros(()), momentum=torch.zeros_like(p))
+        gradients, averages = [p.grad for p in moving], [self.state[p]["momentum"] for p in moving]
+        torch._foreach_lerp_(averages, gradients, 1 - self.momentum)
+        for p, update in zip(moving, torch._foreach_lerp(gradients, averages, self.momentum)):    # Nesterov's
+            alike[p.shape].append((p, update.flatten(1)))
+            p.grad = None    # AdamW passes over it
         for shape, moved in alike.items():
-            updates = orthogonal(torch.stack([update for _, update in moved]))
-            for (p, _), update in zip(moved, updates):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view(shape), alpha=-group["lr"] * 0.2 * max(update.shape)**0.5)
+            updates = orthogonal(torch.stack([update for _, update in moved]))            # (N, a, b)
+            updates = updates * (-group["lr"] * 0.2 * max(updates.shape[1:])**0.5)
+            matrices = [p for p, _ in moved]
+            if group["weight_decay"]:
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(matrices, [update.view(shape) for update in updates])
         super().step()
 
 

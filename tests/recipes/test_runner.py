@@ -10,9 +10,9 @@ import torch
 
 from ldm_edu import DATA
 from ldm_edu.pipeline import LatentDiffusion
-from ldm_edu.recipes import runner, summary
+from ldm_edu.recipes import profiles, runner, summary
 from ldm_edu.recipes.__main__ import NAMES, main
-from ldm_edu.recipes.profiles import PROFILES, Profile
+from ldm_edu.recipes.profiles import PROFILES, Profile, training_scenes
 from ldm_edu.recipes.runner import MADE_FROM, RECIPES, run, run_all
 from ldm_edu.support import logs
 from ldm_edu.support.files import read_tensors
@@ -104,6 +104,22 @@ def test_the_bar_tells_what_is_left_of_all(monkeypatch, tmp_path):
     assert said == [f"all stages: {hours} h left; " for hours in (3.0, 4.5, 0.5)]
 
 
+def test_scenes_are_painted_once_for_all_stages_that_need_no_more(monkeypatch):
+    painted, render = [], profiles.render
+    monkeypatch.setattr(profiles, "_painted", [])
+    monkeypatch.setattr(profiles, "render", lambda split, count: painted.append((split, count)) or render(split, count))
+    for count in (3, 5, 2, 5):
+        found, expected = training_scenes(count), render("train", count)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert painted == [("train", 3), ("train", 5)]
+
+
+def test_a_note_keeps_both_the_clipped_norm_and_what_a_stage_was_made_from(trained):
+    """Once the name of CLIP's folder took the place of TrainConfig's `clip`."""
+    settings = json.loads((trained / "training/ldm/run.json").read_text())["settings"]
+    assert settings["clip"] == 1.0 and {"made from clip", "made from vae"} < settings.keys()
+
+
 def test_the_unet_recipe_makes_a_folder_that_opens(trained):
     """All three conditions; in these steps the text transformer has learned, the image transformer is still CLIP's."""
     clip = read_tensors(trained / "clip/model.safetensors")
@@ -147,9 +163,9 @@ def test_what_is_finished_is_not_trained_again_nor_taken_for_another_plan(traine
         run_all(ALL | {"oracle": replace(SMALL, batch=3)}, tmp_path, resume=True)
     note = tmp_path / "training/ldm/run.json"
     run_of_another = json.loads(note.read_text())
-    run_of_another["settings"]["vae"] = "0" * 64
+    run_of_another["settings"]["made from vae"] = "0" * 64
     note.write_text(json.dumps(run_of_another))
-    with pytest.raises(ValueError, match="ldm was started with other settings: vae was '0000"):
+    with pytest.raises(ValueError, match="ldm was started with other settings: made from vae was '0000"):
         run_all(ALL, tmp_path, resume=True)
     assert not differing(before, weights(tmp_path))
 
@@ -158,7 +174,7 @@ def test_another_autoencoder_is_not_resumed_with(trained, tmp_path):
     for name in ("clip", "tiny-worlds", "training/ldm"):
         shutil.copytree(trained / name, tmp_path / name)
     shutil.copy(DATA / "tiny-worlds/vae/diffusion_pytorch_model.safetensors", tmp_path / "tiny-worlds/vae")
-    with pytest.raises(ValueError, match="ldm was started with other settings: vae was"):
+    with pytest.raises(ValueError, match="ldm was started with other settings: made from vae was"):
         run("ldm", SMALL, tmp_path, resume=True)
 
 

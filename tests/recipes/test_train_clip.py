@@ -3,7 +3,7 @@ import torch
 
 from ldm_edu.recipes import train_clip
 from ldm_edu.recipes.profiles import Profile
-from ldm_edu.recipes.train_clip import CAPTIONS, ClipLearner, clip_recipe, scene_and_sibling, tokenize_all
+from ldm_edu.recipes.train_clip import CAPTIONS, ClipLearner, clip_recipe, scene_and_sibling
 from ldm_edu.tiny_worlds.datasets import paint_all, to_float
 from ldm_edu.tokenizer import tokenize
 from ldm_edu.training import TrainConfig
@@ -36,12 +36,6 @@ def test_captions_tell_a_scene_from_its_sibling():
         assert scene != other and len(texts) == 2 * CAPTIONS
         told += [texts[k] != texts[CAPTIONS + k] for k in range(CAPTIONS)]
     assert sum(told) > 0.95 * len(told)
-
-
-def test_captions_are_tokenised_in_parts_as_at_once():
-    tokenizer, texts = ClipLearner().tokenizer, ["a red house", "at night", "two boats on the sea", "a cat", "by day"]
-    for at_once in (2, 5, 9):
-        assert torch.equal(tokenize_all(tokenizer, texts, at_once), tokenize(tokenizer, texts))
 
 
 def test_the_loss_is_float32_in_bfloat16_training(monkeypatch):

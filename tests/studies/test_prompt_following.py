@@ -22,6 +22,7 @@ from ldm_edu.studies.prompt_following import (
 from ldm_edu.studies.retrieval import DIFFERENCES
 from ldm_edu.support.tables import read_table
 from ldm_edu.tiny_worlds.scenes import KINDS
+from ldm_edu.tokenizer import load_tokenizer
 from ldm_edu.training import train
 
 
@@ -37,10 +38,11 @@ def named(text: str) -> int:
 
 
 def test_the_captions_are_the_recipes_and_counted():
+    tokenizer = load_tokenizer(DATA / "clip")
     for seed in range(40):
-        written = captions_with_counts(seed)
-        assert [text for text, _ in written] == write_captions(seed)
-        assert [count for _, count in written] == [named(text) for text, _ in written]
+        ids, counts = captions_with_counts(seed, tokenizer)
+        assert (ids == write_captions(seed, tokenizer)).all()
+        assert counts == [named(tokenizer.decode(row)) for row in ids]
 
 
 def test_the_shipped_model_prefers_what_is_true_and_a_deaf_one_guesses(lessons, monkeypatch):
