@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def diagnose(args: Namespace) -> int:
-    """Print what is found in the folder; return whether anything is."""
+    """Print what is found in the folder; return whether it is more than warnings."""
     from ..pipeline import LatentDiffusion
     from .examine import examine
     from .training_run import examine_run
@@ -38,7 +38,7 @@ def diagnose(args: Namespace) -> int:
         raise FileNotFoundError(f"folder: {folder} is no checkpoint (with model_index.json) and no training run "
                                 "(with state.safetensors)")
     print(report(found) if found else f"Nothing found. Checked: {', '.join(checked)}.")
-    return 1 if found else 0
+    return int(any(finding.severity != "warning" for finding in found))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _checks(ldm: LatentDiffusion, examples: Sequence[Example]) -> Iterator[Findi
     case = Case(ldm, examples)
     first = list(_autoencoder(ldm, case.images))
     yield from first
-    if "KL" not in {finding.check for finding in first}:    # else the latents are not those of the U-Net's training
+    if not any(found.check == "KL" and found.severity != "warning" for found in first):    # else z is useless
         yield from _schedule(case)
     yield from _unet(case)
 
@@ -70,15 +70,18 @@ def _autoencoder(ldm: LatentDiffusion, images: Tensor) -> Iterator[Finding]:
     if loud := not outside <= 0.05:
         yield Finding("pixel range", "fault", f"{outside:.0%} of the decoded pixels are not in [-1, 1].")
     kl = (mean.square() + logvar.exp() - 1 - logvar).mean((0, 2, 3)) / 2                  # (4,), nats per number
-    if dead := [channel for channel, nats in enumerate(kl) if not nats > 0.02]:
-        yield Finding("KL", "stop" if len(dead) == len(kl) else "fault",
-                      f"{len(dead)} of {len(kl)} latent channels hold {kl[dead].max():.2g} nats a number, at most.")
+    dead, lost = [channel for channel, nats in enumerate(kl) if not nats > 0.02], False
+    if dead:    # a few may be spared: so autoencoders drop what they do not need
+        lost = 2 * len(dead) >= len(kl)
+        severity = "stop" if len(dead) == len(kl) else "fault" if lost else "warning"
+        yield Finding("KL", severity, f"{len(dead)} of {len(kl)} latent channels hold {kl[dead].max():.2g} nats a "
+                                      "number, at most.")
     flat = images.mean((2, 3), keepdim=True).expand_as(images)
     gain = (psnr(images, decoded) - psnr(images, flat)).mean().item()
-    if not dead and not loud and not gain > 4:
+    if not lost and not loud and not gain > 4:
         yield Finding("reconstruction", "fault", f"reconstructions are {gain:.1f} dB better than one flat colour.")
     std = ldm.autoencoder.config.scale * mean.std().item()
-    if not dead and not 0.75 <= std <= 1.33:
+    if not lost and not 0.75 <= std <= 1.33:
         yield Finding("latent scale", "stop", f"the scaled latents' standard deviation is {std:.2f}, expected about 1.")
 
 

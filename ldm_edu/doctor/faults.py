@@ -45,9 +45,9 @@ def _reinitialise(module: nn.Module) -> None:
 
 
 FAULTS = {
-    "the scale factor is forgotten": Fault(
-        lambda ldm: setattr(ldm.autoencoder, "config", replace(ldm.autoencoder.config, scale=1.0)),
-        "nearly right: details and colours a little off", "latent scale"),
+    "the scale factor is Stable Diffusion's": Fault(
+        lambda ldm: setattr(ldm.autoencoder, "config", replace(ldm.autoencoder.config, scale=0.18215)),
+        "blurred shapes, burnt colours", "latent scale"),
     "the schedule is another than in training": Fault(
         lambda ldm: setattr(ldm, "schedule", linear_schedule(ldm.schedule.T)),
         "nearly right: laid out in another way", "schedule"),

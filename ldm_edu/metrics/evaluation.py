@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -44,10 +44,15 @@ def generate(ldm: LatentDiffusion, conditions: list[str] | Tensor, steps: int = 
 
 def captions_of(split: str, count: int) -> list[Caption]:
     """Write `count` captions of a split. Those of "composition" all name a pair that is absent from training."""
-    captions = (TinyWorlds(split, 100 * count).caption(i) for i in itertools.count())
+    return [caption for _, caption in _captions(split, count)]
+
+
+def _captions(split: str, count: int) -> Iterator[tuple[int, Caption]]:
+    """Yield the numbers of scenes and their captions, as in `captions_of`."""
+    captions = ((i, TinyWorlds(split, 100 * count).caption(i)) for i in itertools.count())
     if split == "composition":
-        captions = (c for c in captions if any((m.kind, m.colour) in HELD_OUT for m in c.mentions))
-    return list(itertools.islice(captions, count))
+        captions = ((i, c) for i, c in captions if any((m.kind, m.colour) in HELD_OUT for m in c.mentions))
+    return itertools.islice(captions, count)
 
 
 def evaluate_autoencoder(ldm: LatentDiffusion, oracle: Oracle, count: int = RENDERS * 512) -> dict[str, float]:
@@ -75,12 +80,15 @@ def evaluate(ldm: LatentDiffusion, oracle: Oracle, count: int = 512, steps: int 
     """
     options, table = dict(steps=steps, seed=seed, sampler=sampler), {}
     for split in ("validation", "composition"):
-        captions = captions_of(split, count)
+        numbers, captions = zip(*_captions(split, count))
         read = oracle.read(generate(ldm, [c.text for c in captions], guidance_scale=guidance_scale, **options))
         result = score(captions, read)
         table |= {f"{split}: caption accuracy": result.accuracy, f"{split}: all right": result.all_right,
                   f"{split}: more things than named": surplus(captions, read)}
         table |= {f"{split}: {name} ({stated})": found / stated for name, (found, stated) in result.by_name.items()}
+        if split == "composition":    # pairs that the oracle has never seen either
+            true = torch.stack([TinyWorlds(split, 100 * count)[i].image for i in numbers])
+            table["composition: renders, all right"] = score(captions, oracle.read(true)).all_right
     images, maps = render("validation", count)
     images, options = to_float(images), options | {"guidance_scale": REFERENCE_GUIDANCE_SCALE}
     if ldm.image_encoder is not None:

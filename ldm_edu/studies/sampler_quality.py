@@ -118,7 +118,7 @@ def partial_look_ahead(eps: EpsFn, x: Tensor, schedule: Schedule, levels: Tensor
 def settings_table(ldm: LatentDiffusion, count: int = 128, batch: int = 64) -> list[Setting]:
     """Score every setting on `count` prompts; batch k begins from the noise of seed k."""
     oracle, real = Oracle.load(), features(to_float(render("validation", count + REAL)[0])[count:])
-    captions, empty, early = captions_of("validation", count), ldm.text([""]), (1, 1, 1, 1, 0, 0, 0, 0)
+    captions, empty, early = captions_of("validation", count), ldm.text([""]), (1, 1, 0, 0)
     vague = [Caption("", mentions=(Mention("house", "red"), Mention("tree", "green")))] * count
 
     def look(share, texts, steps, scale, seed, noise):
@@ -136,8 +136,8 @@ def settings_table(ldm: LatentDiffusion, count: int = 128, batch: int = 64) -> l
 
     runs = [(f"look {share:g}", n, scale, captions, partial(look, share))
             for scale in (4.0, 1.0) for n in (8, 4, 16) for share in (0, 0.5, 1)]
-    runs += [("look early", 8, 4.0, captions, partial(look, early)),
-             ("look late", 8, 4.0, captions, partial(look, early[::-1]))]
+    runs += [("look early", 4, 4.0, captions, partial(look, early)),
+             ("look late", 4, 4.0, captions, partial(look, early[::-1]))]
     runs += [(name, 12, 4.0, vague, partial(ask, VAGUE + more, negative)) for name, more, negative in (
         ("sky left open", "", ""), ("negative prompt: by day", "", "by day"),
         ("at night, in the prompt", ", at night", ""))]

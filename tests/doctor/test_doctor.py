@@ -24,6 +24,7 @@ from ldm_edu.training import TrainConfig, train
 from ldm_edu.unet import UNet
 
 CHECKPOINT = DATA / "tiny-worlds"
+EMPTY_CHANNEL = "KL", "warning"    # known of the shipped model: one of its four latent channels is empty
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +52,19 @@ def weights(ldm) -> dict[str, torch.Tensor]:
 
 def checks(found: list[Finding]) -> list[str]:
     assert all(finding.remedy and finding.severity in ("stop", "fault", "warning") for finding in found)
-    return [finding.check for finding in found]
+    return [finding.check for finding in found if (finding.check, finding.severity) != EMPTY_CHANNEL]
 
 
 # ---- A model ----
 
 @pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_the_shipped_checkpoint_has_no_finding(few, request, capsys):
-    """few: with 8 examples, not 32."""
+def test_the_shipped_checkpoint_has_one_warning(few, request, capsys):
+    """An empty latent channel. few: with 8 examples, not 32."""
     if few:
         request.getfixturevalue("few_examples")
     assert main([str(CHECKPOINT)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("Nothing found. Checked: numbers, ") and "attention entropy" in said
+    assert said.startswith("warning, KL: 1 of 4 latent channels hold 0.00") and said.count("  -> ") == 1
 
 
 def test_and_by_a_margin(ldm, examples):
@@ -138,8 +139,8 @@ def _same_tokens(ldm):
 
 MORE = {
     "healthy, with text as the only condition": (_text_alone, []),
-    "SD's scale": (lambda ldm: vars(ldm.autoencoder).update(config=replace(ldm.autoencoder.config, scale=0.18215)),
-                   ["latent scale"]),
+    "half the scale": (lambda ldm: vars(ldm.autoencoder).update(
+        config=replace(ldm.autoencoder.config, scale=ldm.autoencoder.config.scale / 2)), ["latent scale"]),
     "one dead channel": (_channel, ["KL"]),
     "a decoder that gives up": (lambda ldm: _nothing(ldm.autoencoder.decoder.conv_out), ["reconstruction"]),
     "infinity in the autoencoder": (lambda ldm: ldm.autoencoder.decoder.conv_out.bias.fill_(float("inf")), ["numbers"]),
@@ -175,14 +176,14 @@ def test_captions_of_other_pictures_are_noticed(ldm, examples):
     texts = [example.text for example in examples]
     mixed = [example._replace(text=text, semantic_map=None) for example, text in zip(examples, texts[5:] + texts[:5])]
     found = examine(ldm, mixed)
-    assert checks(found) == ["listening"] and "the text of another picture" in found[0].what
+    assert checks(found) == ["listening"] and "the text of another picture" in found[-1].what
 
 
 def test_which_schedule_would_fit_is_said(ldm, examples):
     broken = planted(ldm, "the schedule is another than in training")
     _text_alone(broken)
-    found = examine(broken, examples)
-    assert "that of the scaled-linear schedule" in found[0].what and found[0].severity == "stop"
+    *_, found = examine(broken, examples)
+    assert "that of the scaled-linear schedule" in found.what and found.severity == "stop"
     assert {make().T for make in SCHEDULES.values()} == {1000}
 
 
@@ -229,7 +230,7 @@ def test_bad_examples_are_named(ldm, examples, change, message):
 
 
 def test_an_unknown_fault_is_named(ldm):
-    with pytest.raises(ValueError, match="name: got 'gremlins', expected one of the scale factor is forgotten, "):
+    with pytest.raises(ValueError, match="name: got 'gremlins', expected one of the scale factor is Stable Diffusion's, "):
         planted(ldm, "gremlins")
 
 

@@ -14,12 +14,12 @@ EXERCISES["10.1"] = Exercise(
          "everything real there?",
     mistakes={
         "Repeated pictures are all real, but the balls of a picture's own copies have no size: recall is 0.": "DACBE",
-        "Blends are not real. A set with precision 0.96 consists of true scenes.": "ECABD",
+        "Blends are not real. A set with precision 0.92 consists of true scenes.": "ECABD",
         "Without the nights, about a third of the world is lost. Recall and coverage show it, and precision does not.":
             "CDABE",
         "Noise lies far from everything, so its balls are huge: recall stays high, and only precision falls.": "DCAEB",
         "With noise in every second place, half of the pictures are not real: precision is about a half.": "BCADE",
-        "Pictures that are repeated are real ones: their precision is 1.": "DCBAE"})
+        "Pictures that are repeated are real ones: their precision is high.": "DCBAE"})
 
 
 # --- 10.2: what the generator minimises
