@@ -70,12 +70,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 def ema_update(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """ema <- d ema + (1 - d) model, in place; d = min(decay, (1 + step) / (10 + step)), so that early weights fade."""
     decay = min(decay, (1 + step) / (10 + step))
-    both = [*zip(ema.state_dict().values(), model.state_dict().values())]
-    numbers = [(average, value) for average, value in both if average.is_floating_point()]
-    torch._foreach_lerp_(*map(list, zip(*numbers)), 1 - decay)
-    for average, value in both:
-        if not average.is_floating_point():    # a batch norm counts its batches
-            average.copy_(value)
+    pairs = [(a, b) for a, b in zip(ema.state_dict().values(), model.state_dict().values()) if a.is_floating_point()]
+    torch._foreach_lerp_(*map(list, zip(*pairs)), 1 - decay)
 
 
 def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | None = None,

@@ -60,11 +60,11 @@ def test_the_card_holds_on_a_sample(sampler, count):
     card = card_table()[sampler]
     ldm, oracle = LatentDiffusion.from_pretrained(CHECKPOINT), Oracle.load()
     captions = captions_of("validation", count)
-    seen = oracle.read(generate(ldm, [c.text for c in captions], seed=100, sampler=sampler))
+    seen = oracle.read(generate(ldm, [c.text for c in captions], seed=7, sampler=sampler))
     result, more = score(captions, seen), surplus(captions, seen)
     expected = card["validation: all right"]
     error = 3 * (max(expected * (1 - expected), 0.02) / count) ** 0.5
-    print(f"{sampler}, {count} prompts, seed 100: caption accuracy {result.accuracy:.1%}, "
+    print(f"{sampler}, {count} prompts, seed 7: caption accuracy {result.accuracy:.1%}, "
           f"all right {result.all_right:.1%}, more things than named {more:.1%}")
     assert abs(result.all_right - expected) < error
     assert abs(result.accuracy - card["validation: caption accuracy"]) < 0.08

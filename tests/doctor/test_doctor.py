@@ -230,7 +230,7 @@ def test_bad_examples_are_named(ldm, examples, change, message):
 
 
 def test_an_unknown_fault_is_named(ldm):
-    with pytest.raises(ValueError, match="name: got 'gremlins', expected one of the scale factor is Stable Diffusion's, "):
+    with pytest.raises(ValueError, match="name: got 'gremlins', expected one of the scale factor is Stable "):
         planted(ldm, "gremlins")
 
 
