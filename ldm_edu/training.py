@@ -32,7 +32,7 @@ class TrainConfig:
     muon: bool = False            # the optimizer Muon instead of AdamW: support/muon.py
     seed: int = 0
     precision: str = "float32"    # or "bfloat16", for GPUs: products in half the bits, weights in float32
-    recorded: bool = False        # replay steps as CUDA graphs, for GPUs that wait for Python: support/recorded.py
+    recorded: bool = False        # on a CUDA GPU: replay steps without waiting for Python, support/recorded.py
     save_every: int = 250         # steps between checkpoints
 
     def __post_init__(self):
@@ -84,8 +84,8 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
     device = next(model.parameters()).device
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     trained = [p for p in model.parameters() if p.requires_grad]
-    options = dict(lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True,
-                   capturable=config.recorded)
+    recorded = config.recorded and device.type == "cuda"
+    options = dict(lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True, capturable=recorded)
     optimizer = Muon(model, **options) if config.muon else torch.optim.AdamW(trained, **options)
     start = load_state(state, model, ema, optimizer) if resume else 0
     group, total = optimizer.param_groups[0], torch.zeros((), device=device)
@@ -100,14 +100,14 @@ def train(model: nn.Module, loss_fn: LossFn, config: TrainConfig, state: Path | 
         optimizer.step()
         return {name: value.detach() for name, value in losses.items()}, norm
 
-    if config.recorded:
+    if recorded:
         group["lr"] = torch.zeros((), device=device)    # a recording reads it from there
         make_step = Recorded(make_step, getattr(loss_fn, "branch", lambda generator: None))
     for step in range(start, config.steps):
         # All randomness of a step comes from its number, so a resumed run ends in the weights of an unbroken one.
         generator = torch.Generator(device).manual_seed(config.seed * 2**32 + step)
         lr, done = learning_rate(step, config), step + 1
-        group["lr"] = group["lr"].fill_(lr) if config.recorded else lr
+        group["lr"] = group["lr"].fill_(lr) if recorded else lr
         losses, norm = make_step(generator)
         losses = {name: value.clone() for name, value in losses.items()}
         total = total + (loss := sum(losses.values())) + norm    # once NaN it stays so

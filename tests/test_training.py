@@ -54,6 +54,16 @@ def test_killed_and_resumed_equals_unbroken(tmp_path, muon, monkeypatch):
         assert torch.equal(a[name], b[name]), name
 
 
+def test_on_a_cpu_nothing_is_recorded():
+    """The same plan serves where there is no GPU."""
+    ends = []
+    for recorded in (False, True):
+        model, loss_fn = tiny_problem()
+        *_, last = train(model, loss_fn, replace(CONFIG, recorded=recorded))
+        ends.append(last.losses)
+    assert ends[0] == ends[1]
+
+
 def test_bfloat16_learns_about_the_same_in_weights_of_float32():
     def last_loss(precision):
         model, loss_fn = tiny_problem()

@@ -70,9 +70,9 @@ def _autoencoder(ldm: LatentDiffusion, images: Tensor) -> Iterator[Finding]:
     if loud := not outside <= 0.05:
         yield Finding("pixel range", "fault", f"{outside:.0%} of the decoded pixels are not in [-1, 1].")
     kl = (mean.square() + logvar.exp() - 1 - logvar).mean((0, 2, 3)) / 2                  # (4,), nats per number
-    dead, lost = [channel for channel, nats in enumerate(kl) if not nats > 0.02], False
-    if dead:    # a few may be spared: so autoencoders drop what they do not need
-        lost = 2 * len(dead) >= len(kl)
+    dead = [channel for channel, nats in enumerate(kl) if not nats > 0.02]
+    lost = 2 * len(dead) >= len(kl)    # a few may be spared
+    if dead:
         severity = "stop" if len(dead) == len(kl) else "fault" if lost else "warning"
         yield Finding("KL", severity, f"{len(dead)} of {len(kl)} latent channels hold {kl[dead].max():.2g} nats a "
                                       "number, at most.")

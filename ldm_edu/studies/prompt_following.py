@@ -153,7 +153,7 @@ def train_variant(name: str, seed: int, lessons: Lessons, captions: int, looks: 
     steps, rows = captions // variant.batch, []
     expect(steps >= looks, "--captions", captions, f"at least {looks * variant.batch}, a step before each look")
     config = TrainConfig(steps, lr=2e-3 if variant.muon else 8e-4, ema=variant.ema, seed=seed, muon=variant.muon,
-                         recorded=lessons.device == "cuda")
+                         recorded=True)
     for progress in tqdm(train(model, loss_fn, config), f"{name}, seed {seed}", steps, unit="step", mininterval=5):
         if progress.step % (steps // looks) == 0:
             found = preferences(progress.ema, lessons.pairs)

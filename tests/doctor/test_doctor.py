@@ -141,7 +141,7 @@ MORE = {
     "healthy, with text as the only condition": (_text_alone, []),
     "half the scale": (lambda ldm: vars(ldm.autoencoder).update(
         config=replace(ldm.autoencoder.config, scale=ldm.autoencoder.config.scale / 2)), ["latent scale"]),
-    "one dead channel": (_channel, ["KL"]),
+    "a second dead channel": (_channel, ["KL"]),
     "a decoder that gives up": (lambda ldm: _nothing(ldm.autoencoder.decoder.conv_out), ["reconstruction"]),
     "infinity in the autoencoder": (lambda ldm: ldm.autoencoder.decoder.conv_out.bias.fill_(float("inf")), ["numbers"]),
     "cosine": (lambda ldm: vars(ldm).update(schedule=cosine_schedule()), ["schedule"]),

@@ -7,6 +7,7 @@ import torch
 from ldm_edu.metrics.__main__ import main
 from ldm_edu.metrics.caption_accuracy import facts, full_caption, score, surplus
 from ldm_edu.metrics.distances import psnr
+from ldm_edu.metrics.evaluation import _captions, captions_of
 from ldm_edu.metrics.oracle import HEADS, NOTHING, Oracle, Reading, Seen, labels, reading
 from ldm_edu.metrics.segmenter import Segmenter, mean_iou
 from ldm_edu.tiny_worlds.captions import Caption, Mention
@@ -154,3 +155,13 @@ def test_segmenter_reads_fresh_renders(fresh):
     right, shuffled = mean_iou(found, maps), mean_iou(found, maps.roll(1, 0))
     print(f"segmenter: mean IoU {right:.3f} with its own maps, {shuffled:.3f} with others'")
     assert right > 0.9 and shuffled < 0.35
+
+
+def test_the_true_pictures_of_pairs_never_seen_are_those_of_their_captions():
+    """Number and caption belong together: everything that a caption says holds for the scene of its number."""
+    for split in ("validation", "composition"):
+        found = list(_captions(split, 6))
+        assert [caption for _, caption in found] == captions_of(split, 6)
+        for number, caption in found:
+            scene = make_scene(seeds_of(split, number + 1)[number])
+            assert all(holds for _, holds in facts(caption, scene)) and caption.mentions is not None
