@@ -140,10 +140,11 @@ def series_map(chapter: str = "") -> Figure:
     training, sampling = "#444444", BLUE
     boxes = [    # left, bottom, width, height, text, chapters, colour
         (0, 20, 12, 8, "picture", "01", SKY_BLUE), (18, 20, 13, 8, "autoencoder,\nencoder", "03", GREEN),
-        (37, 20, 13, 8, "add noise ε", "01", BLUE), (84, 20, 20, 8, "loss: how far is\nthis from ε?", "02 06", PINK),
-        (0, 2, 12, 8, "pure noise", "01", SKY_BLUE), (37, 2, 15, 8, "sampler: remove\na little noise", "02 07", BLUE),
+        (37, 20, 13, 8, "add noise ε", "01", BLUE), (84, 20, 20, 8, "loss: how far is\nthis from ε?", "02 06 12", PINK),
+        (0, 2, 12, 8, "pure noise", "01", SKY_BLUE),
+        (37, 2, 15, 8, "sampler: remove\na little noise", "02 07 11", BLUE),
         (67, 2, 13, 8, "autoencoder,\ndecoder", "03", GREEN), (90, 2, 14, 8, "new picture", "07 08", SKY_BLUE),
-        (57, 18, 21, 12, "U-Net: predicts ε;\ncross-attention reads\nthe condition", "02 05 06", VERMILION),
+        (57, 18, 21, 12, "U-Net: predicts ε;\ncross-attention reads\nthe condition", "02 05 06 12", VERMILION),
         (18, 36, 24, 7, "condition: words,\na picture or a map", "06 08", YELLOW),
         (57, 36, 21, 7, "encoder τ", "04 06", ORANGE), (84, 36, 20, 7, "Stable Diffusion · claims", "09 10", PINK)]
     arrows = [    # from, to, path

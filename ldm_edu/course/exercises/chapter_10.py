@@ -42,23 +42,28 @@ EXERCISES["10.2"] = Exercise(
         "That is the generator's loss for a hinge. Take the sigmoid and the logarithm.": lambda logits: -logits.mean()})
 
 
-# --- 10.3: what six comparisons show; how many runs a small p-value takes
+# --- 10.3: what five comparisons show; how many runs a test of twenty needs
 EXERCISES["10.3"] = Exercise(
-    right=("ecafbd", 7),
-    hint="Expected a string of six different letters, in the order of the reports, and a whole number of runs.",
+    right=("dbaec", 6),
+    hint="Expected a string of five different letters, in the order of the reports, and a whole number of runs.",
     mistakes={
-        "The letters are right. With 6 against 6 there are 924 ways to split, and 2/924 is still above 0.001.":
-            ("ecafbd", 6),
-        "The letters are right. 5 against 5 can reach 2/252 = 0.008 and no less.": ("ecafbd", 5),
-        "The letters are right. Fewer runs would do: two of all (2n)! / (n!)² splits must be under 0.001.":
-            ("ecafbd", 8),
-        "Reports 1 and 5: many samples of one training are one run, and three runs are few. Which report has which?":
-            ("bcafed", 7),
+        "The letters are right. 4 against 4 can reach 2/70 = 0.029, enough for one test at 0.05. How many are there?":
+            ("dbaec", 4),
+        "The letters are right. 5 against 5 can reach 2/252 = 0.008 and no less. The level of each test is 0.05/20.":
+            ("dbaec", 5),
+        "The letters are right. Fewer runs would do: two of all (2n)! / (n!)² splits must be under 0.05/20.":
+            ("dbaec", 7),
+        "The letters are right. Each test is on n runs against n: the tests share the level, not the runs.":
+            ("dbaec", 120),
         "Reports 1 and 2: which one changed two things at once, and which one never repeated the training?":
-            ("ceafbd", 7),
+            ("bdaec", 6),
+        "Reports 1 and 3: many samples of one training are one run. Which report repeated the training?":
+            ("abdec", 6),
         "Reports 3 and 4: a measure that cannot see what is missing proves nothing, however steady it is.":
-            ("ecfabd", 7),
-        "Reports 5 and 6: in which one did somebody look at many measures and report the best?": ("ecafdb", 7)})
+            ("dbeac", 6),
+        "Reports 3 and 5: in which one did somebody look at many measures and report the best?": ("dbcea", 6),
+        "Reports 4 and 5: precision is blind to missing pictures. The other report chose one measure of twenty.":
+            ("dbace", 6)})
 
 
 # --- 10.4: which fault makes which pictures
