@@ -41,6 +41,8 @@ def load_parts(folder: str | os.PathLike, dtype: torch.dtype = torch.float32,
     """Read the arguments of `LatentDiffusion` from a folder, networks in eval mode. Errors: see its from_pretrained."""
     if Path(folder).is_file():
         return load_single_file(Path(folder), dtype, device)
+    if (index := Path(folder) / "model_index.json").is_file():
+        _check_pipeline(folder, read_json(index))    # before files are missed that another kind of model does not have
     folder = find_folder(folder, FILES, MORE_FILES)
     index = read_json(folder / "model_index.json")
     _check_kind(folder, index)
@@ -130,10 +132,15 @@ def schedule_to_config(schedule: Schedule, sampler: str = "ddim", spacing: str |
             "clip_sample": False, "timestep_spacing": spacing or own_spacing(sampler), "steps_offset": 1}
 
 
-def _check_kind(folder: Path, index: dict) -> None:
-    """Raise ValueError unless the folder holds a Stable Diffusion v1 pipeline."""
+def _check_pipeline(folder: str | os.PathLike, index: dict) -> None:
+    """Raise ValueError for a pipeline of another kind, such as that of Stable Diffusion 3, a flow model."""
     expect((kind := index.get("_class_name")) == MODEL_INDEX["_class_name"], "folder", f"{folder} with a {kind}",
            f"a {MODEL_INDEX['_class_name']}")
+
+
+def _check_kind(folder: Path, index: dict) -> None:
+    """Raise ValueError unless the folder holds a Stable Diffusion v1 pipeline."""
+    _check_pipeline(folder, index)
     unet = read_json(folder / "unet/config.json")
     expect(not unet.get("use_linear_projection") and not isinstance(unet.get("attention_head_dim"), list), "folder",
            f"{folder} with Stable Diffusion 2 (its U-Net has linear projections, or a number of heads for each level)",

@@ -54,7 +54,7 @@ def guided(unet: nn.Module, cond: Tensor, uncond: Tensor | None = None, scale: f
     cond, uncond: contexts (B, N, D), uncond also (1, N, D). scale: 1 or less is none; the paper's w is scale - 1.
     """
     if scale <= 1:
-        return lambda x, t: unet(x, t, cond)
+        return _marked(lambda x, t: unet(x, t, cond), unet)
     uncond = uncond.expand(len(cond), -1, -1)
     together = torch.cat([uncond, cond]) if uncond.shape == cond.shape else None          # (2B, N, D)
 
@@ -65,4 +65,10 @@ def guided(unet: nn.Module, cond: Tensor, uncond: Tensor | None = None, scale: f
             e_uncond, e_cond = unet(torch.cat([x, x]), t, together).chunk(2)
         return e_uncond + scale * (e_cond - e_uncond)
 
-    return eps
+    return _marked(eps, unet)
+
+
+def _marked(predict: EpsFn, network: nn.Module) -> EpsFn:
+    """Note what a network predicts, so that a sampler of another family can refuse it."""
+    predict.predicts = getattr(network, "predicts", "noise")
+    return predict

@@ -18,8 +18,9 @@ from .support.pictures import Picture, to_masks, to_pictures
 
 @torch.no_grad()
 def image_to_image(self, prompt: str | list[str], image: Picture | list[Picture], strength: float = 0.6,
-                   steps: int = 30, guidance_scale: float = 4.0, seed: int = 0, negative_prompt: str | list[str] = "",
-                   sampler: str | None = None, spacing: str | None = None) -> Tensor:
+                   steps: int = 30, guidance_scale: float | None = None, seed: int = 0,
+                   negative_prompt: str | list[str] = "", sampler: str | None = None,
+                   spacing: str | None = None) -> Tensor:
     """Noise pictures part of the way, then denoise them as prompts say: (B, 3, H, W) in [-1, 1]. SDEdit, 2108.01073.
 
     image: one, or one for each prompt, whatever `to_pictures` takes. strength: the share of the steps that are done,
@@ -34,7 +35,7 @@ def image_to_image(self, prompt: str | list[str], image: Picture | list[Picture]
 
 @torch.no_grad()
 def inpaint(self, prompt: str | list[str], image: Picture | list[Picture], mask: Picture, strength: float = 1.0,
-            steps: int = 30, guidance_scale: float = 4.0, seed: int = 0, negative_prompt: str | list[str] = "",
+            steps: int = 30, guidance_scale: float | None = None, seed: int = 0, negative_prompt: str | list[str] = "",
             sampler: str | None = None, rounds: int = 1, spacing: str | None = None) -> Tensor:
     """Paint anew where `mask` is 1, by a prompt; keep the picture elsewhere. (B, 3, H, W) in [-1, 1].
 
@@ -94,11 +95,12 @@ def ddim_invert(eps: EpsFn, x_0: Tensor, schedule: Schedule, levels: Tensor) -> 
         x, below = step.x, alpha_bar
 
 
-def begin(ldm, sampler: str | None, spacing: str | None, steps: int, seed: int, guidance_scale: float,
+def begin(ldm, sampler: str | None, spacing: str | None, steps: int, seed: int, guidance_scale: float | None,
           strength: float = 1.0, rounds: int = 1) -> tuple[str, Tensor]:
     """Check a request; return its sampler and the levels that `strength` leaves: the last int(steps * strength)."""
     sampler = sampler or ldm.sampler
-    spacing = spacing or (ldm.spacing if sampler == ldm.sampler else None)
+    if spacing is None and sampler == ldm.sampler:
+        spacing = "trailing" if ldm.distilled else ldm.spacing
     check_request(sampler, SAMPLERS, steps, ldm.schedule.T, seed, guidance_scale, strength, rounds)
     return sampler, sampler_levels(sampler, steps, ldm.schedule.T, spacing)[steps - int(steps * strength):]
 

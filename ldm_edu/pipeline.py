@@ -14,7 +14,7 @@ from .conditioning import MapEncoder, TextEncoder, guided
 from .editing import image_to_image, inpaint
 from .samplers import SAMPLERS, EpsFn, Step, sampler_levels, start_from
 from .schedule import Schedule
-from .support.checks import check_map, check_request, check_size, check_texts
+from .support.checks import check_guidance, check_map, check_request, check_size, check_texts
 from .support.pictures import Picture, to_pictures
 from .unet import UNet
 
@@ -69,42 +69,49 @@ class LatentDiffusion:
             return encoder(to_pictures(y, self.autoencoder.factor, square=encoder.config.image_size).to(weights))
         return encoder(check_map(y, encoder.transformer.config.image_size, encoder.classes).to(weights.device))
 
-    def predictor(self, prompt: str | list[str] | None = None, guidance_scale: float = 4.0,
+    @property
+    def distilled(self) -> bool:
+        """Whether the U-Net has guidance built in, and is meant for few steps: `load_lora` says so of it."""
+        return getattr(self.unet, "distilled", False)
+
+    def predictor(self, prompt: str | list[str] | None = None, guidance_scale: float | None = None,
                   negative_prompt: str | list[str] = "", **condition) -> tuple[EpsFn, Tensor]:
         """Make eps(z_t, t) for a sampler from B conditions; return it and their context (B, N, D)."""
         cond = self.context(prompt if prompt is None else check_texts("prompt", prompt, empty=False), **condition)
         negatives = check_texts("negative_prompt", negative_prompt, prompts=len(cond), encoder=self.text)
-        return guided(self.unet, cond, self.text(negatives), guidance_scale), cond
+        scale = check_guidance(guidance_scale, negative_prompt, 2.0 if prompt is None else 4.0, self.distilled)
+        return guided(self.unet, cond, self.text(negatives), scale), cond
 
-    def text_to_image(self, prompt: str | list[str], steps: int = 30, guidance_scale: float = 4.0, seed: int = 0,
-                      size: int | tuple[int, int] | None = None, negative_prompt: str | list[str] = "",
+    def text_to_image(self, prompt: str | list[str], steps: int = 30, guidance_scale: float | None = None,
+                      seed: int = 0, size: int | tuple[int, int] | None = None, negative_prompt: str | list[str] = "",
                       sampler: str | None = None, spacing: str | None = None) -> Tensor:
         """Draw pictures of B prompts, or of one string: float32 (B, 3, H, W) in [-1, 1].
 
-        guidance_scale: 1 or less is no guidance. seed: one for the batch. size: a side or (height, width) in pixels, by
-        default that of training. negative_prompt: what guidance leads away from, for all or for each. sampler: one of
-        SAMPLERS, by default the folder's. spacing: of its levels, see `sampler_levels`. Raises ValueError naming the
-        argument, what came and what was expected.
+        guidance_scale: 4 by default, 1 if the model is distilled; 1 or less is no guidance. seed: one for the batch.
+        size: a side or (height, width) in pixels, by default that of training. negative_prompt: what guidance leads
+        away from, for all or for each. sampler: one of SAMPLERS, by default the folder's. spacing: of its levels, see
+        `sampler_levels`. Raises ValueError naming the argument, what came and what was expected.
         """
         return self.draw(self.denoise(prompt, steps, guidance_scale, seed, size, negative_prompt, sampler, spacing))
 
-    def variations(self, image: Picture | list[Picture], steps: int = 30, guidance_scale: float = 2.0, seed: int = 0,
-                   sampler: str | None = None, spacing: str | None = None) -> Tensor:
+    def variations(self, image: Picture | list[Picture], steps: int = 30, guidance_scale: float | None = None,
+                   seed: int = 0, sampler: str | None = None, spacing: str | None = None) -> Tensor:
         """Draw pictures that show what the reference images show: (B, 3, S, S), S the size of training."""
         return self.draw(self.denoise(None, steps, guidance_scale, seed, None, "", sampler, spacing, image=image))
 
-    def map_to_image(self, semantic_map: Tensor, steps: int = 30, guidance_scale: float = 2.0, seed: int = 0,
+    def map_to_image(self, semantic_map: Tensor, steps: int = 30, guidance_scale: float | None = None, seed: int = 0,
                      sampler: str | None = None, spacing: str | None = None) -> Tensor:
         """Draw pictures laid out like semantic maps: integers (B, S, S) -> (B, 3, S, S)."""
         return self.draw(self.denoise(None, steps, guidance_scale, seed, None, "", sampler, spacing,
                                       semantic_map=semantic_map))
 
     @torch.no_grad()
-    def denoise(self, prompt: str | list[str] | None = None, steps: int = 30, guidance_scale: float = 4.0,
+    def denoise(self, prompt: str | list[str] | None = None, steps: int = 30, guidance_scale: float | None = None,
                 seed: int = 0, size: int | tuple[int, int] | None = None, negative_prompt: str | list[str] = "",
                 sampler: str | None = None, spacing: str | None = None, **condition) -> Iterator[Step]:
         """Prepare the sampler behind the three methods above; `decode(step.x0)` shows one of its steps."""
-        spacing = self.spacing if sampler in (None, self.sampler) and spacing is None else spacing
+        if spacing is None and sampler in (None, self.sampler):
+            spacing = "trailing" if self.distilled else self.spacing
         sampler, side = sampler or self.sampler, self.unet.config.sample_size * self.autoencoder.factor
         check_request(sampler, SAMPLERS, steps, self.schedule.T, seed, guidance_scale)
         height, width = (side, side) if size is None else check_size(size, self.autoencoder.factor)

@@ -16,6 +16,7 @@ from torch import nn
 
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .clip import ImageConfig, ImageTransformer, TextConfig, TextTransformer
+from .dit import DiT, DiTConfig
 from .support.checks import refuse
 from .support.files import read_json, shapes_of, stream_tensors, write_json, write_tensors
 from .support.hub import weights_file
@@ -148,6 +149,11 @@ IMAGE = Layout(
     prefix="vision_model.",
 )
 
+DIT = Layout(    # ours alone: the field's DiT is told classes, not texts
+    DiT, DiTConfig, "diffusion_pytorch_model.safetensors", (), fixed=dict(_class_name="DiT", prediction_type="flow"),
+    sizes=dict(channels="in_channels", patch_size="patch_size", dim="hidden_size", layers="num_layers",
+               heads="num_attention_heads", context_dim="cross_attention_dim", sample_size="sample_size"))
+
 
 def config_to_json(layout: Layout, config) -> dict:
     """Write our config as their config.json."""
@@ -196,6 +202,7 @@ load_unet = partial(load_module, UNET)                  # a UNet2DConditionModel
 load_autoencoder = partial(load_module, AUTOENCODER)    # AutoencoderKL
 load_text = partial(load_module, TEXT)                  # CLIPTextModel
 load_image = partial(load_module, IMAGE)                # CLIPVisionModel
+load_dit = partial(load_module, DIT)                    # ours
 
 
 def read_config(folder: str | Path, layout: Layout) -> dict:
@@ -224,10 +231,10 @@ def fill(build: Callable[[], nn.Module], folder: str | Path, layout: Layout, dty
     return model
 
 
-def save_module(module: UNet | Autoencoder | TextTransformer | ImageTransformer, folder: str | Path,
+def save_module(module: UNet | DiT | Autoencoder | TextTransformer | ImageTransformer, folder: str | Path,
                 dtype: torch.dtype | None = None) -> None:
     """Write a model's folder, weights as `dtype`. ValueError, and nothing written, for layers such as a LoRA's."""
-    layout = next(layout for layout in (UNET, AUTOENCODER, TEXT, IMAGE) if isinstance(module, layout.model))
+    layout = next(layout for layout in (UNET, AUTOENCODER, TEXT, IMAGE, DIT) if isinstance(module, layout.model))
     plain = skeleton(lambda: layout.model(module.config)).state_dict()
     refuse("module", [f"{name} is not part of a plain {layout.model.__name__}; merge a LoRA first, see merge_lora"
                       for name in module.state_dict() if name not in plain][:1])

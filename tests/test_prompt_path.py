@@ -6,7 +6,7 @@ import torch
 from ldm_edu import DATA
 from ldm_edu.pipeline import LatentDiffusion
 
-MAX_FUNCTIONS, MAX_CHANGES = 36, 40
+MAX_FUNCTIONS, MAX_CHANGES = 40, 40
 
 
 def path_of_a_prompt(ldm: LatentDiffusion) -> list[tuple[str, str]]:

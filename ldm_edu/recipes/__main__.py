@@ -16,6 +16,8 @@ NAMES = {
     "vae": "the autoencoder, after features",
     "clip": "the text and image transformers",
     "ldm": "the U-Net and its three conditions, after clip and vae",
+    "dit": "the transformer of chapter 12, after ldm, whose text encoder it keeps",
+    "few_steps": "the LoRA that draws in four steps, after ldm",
     "own": "FOLDER --out MODEL: a model of your own captioned pictures"}
 OWN = """Train autoencoder, text transformer and U-Net on your own pictures, and let the doctor examine the result.
 

@@ -18,16 +18,23 @@ from .profiles import Profile
 from .summary import write_summary
 from .train_autoencoder import autoencoder_recipe
 from .train_clip import clip_recipe
+from .train_dit import dit_recipe
 from .train_features import features_recipe
+from .train_few_steps import few_steps_recipe
 from .train_judges import oracle_recipe, segmenter_recipe
 from .train_unet import unet_recipe
 
 CPU = torch.device("cpu")
 LOOK_EVERY = 120.0    # seconds
 RECIPES = {"oracle": oracle_recipe, "segmenter": segmenter_recipe, "features": features_recipe,
-           "vae": autoencoder_recipe, "clip": clip_recipe, "ldm": unet_recipe}
+           "vae": autoencoder_recipe, "clip": clip_recipe, "ldm": unet_recipe, "dit": dit_recipe,
+           "few_steps": few_steps_recipe}
 MADE_FROM = {"vae": ("features/model.safetensors",),    # what a stage reads of those before it
-             "ldm": ("clip/model.safetensors", "tiny-worlds/vae/diffusion_pytorch_model.safetensors")}
+             "ldm": ("clip/model.safetensors", "tiny-worlds/vae/diffusion_pytorch_model.safetensors"),
+             "dit": ("tiny-worlds/vae/diffusion_pytorch_model.safetensors",
+                     "tiny-worlds/text_encoder/model.safetensors"),
+             "few_steps": ("tiny-worlds/unet/diffusion_pytorch_model.safetensors",
+                           "tiny-worlds/text_encoder/model.safetensors")}
 
 
 def holds_run(folder: Path, allowed: bool = True) -> bool:

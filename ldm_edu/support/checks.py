@@ -36,7 +36,7 @@ def check_integer(name: str, value: object, low: int, high: int) -> None:
            f"an integer from {low} to {'2^63 - 1' if high == 2**63 - 1 else high}")
 
 
-def check_request(sampler: str, samplers: Collection[str], steps: int, T: int, seed: int, guidance_scale: float,
+def check_request(sampler: str, samplers: Collection[str], steps: int, T: int, seed: int, guidance_scale: float | None,
                   strength: float = 1.0, rounds: int = 1) -> None:
     """Raise ValueError unless these can be sampled with."""
     most = T - 1 if sampler == "dpm_solver" else T
@@ -44,13 +44,29 @@ def check_request(sampler: str, samplers: Collection[str], steps: int, T: int, s
             ("sampler", sampler, sampler in samplers, f"one of {', '.join(samplers)}"),
             ("steps", steps, isinstance(steps, Integral) and 1 <= steps <= most, f"an integer from 1 to {most}"),
             ("seed", seed, isinstance(seed, Integral) and 0 <= seed < 2**63, "an integer from 0 to 2^63 - 1"),
-            ("guidance_scale", guidance_scale, isinstance(guidance_scale, Real) and math.isfinite(guidance_scale),
+            ("guidance_scale", guidance_scale,
+             guidance_scale is None or isinstance(guidance_scale, Real) and math.isfinite(guidance_scale),
              "a finite number; 1 is no guidance"),
             ("strength", strength, isinstance(strength, Real) and 0 <= strength <= 1,
              "a number from 0 (a copy) to 1 (almost all new)"),
             ("rounds", rounds, isinstance(rounds, Integral) and rounds >= 1, "a positive integer")):
         if not ok:
             raise ValueError(f"{name}: got {value!r}, expected {expected}")
+
+
+def check_guidance(guidance_scale: float | None, negative_prompt: str | list[str], usual: float,
+                   distilled: bool) -> float:
+    """Return the guidance scale to draw with: by default `usual`, and 1 with a distilled model, which takes no other.
+
+    Raises ValueError for guidance or a negative prompt on top of what a distilled model has built in.
+    """
+    why = ("this model was distilled, and guidance is built into its one prediction; remove_lora(ldm.unet) gives the "
+           "undistilled one back")
+    expect(not distilled or not any(negative_prompt), "negative_prompt", repr(negative_prompt), f"none: {why}")
+    if guidance_scale is None:
+        return 1.0 if distilled else usual
+    expect(not distilled or guidance_scale <= 1, "guidance_scale", f"{guidance_scale:g}", f"1: {why}")
+    return guidance_scale
 
 
 def check_size(size: int | tuple[int, int], multiple: int) -> tuple[int, int]:
@@ -118,3 +134,20 @@ def check_timesteps(t: Tensor | int, T: int) -> Tensor:
         for outside in t[(t < 0) | (t >= T)].flatten():
             raise ValueError(f"t: got {outside.item()}, expected {expected}")
     return t.long()
+
+
+def check_flow(velocity: object, levels: Tensor) -> None:
+    """Raise ValueError unless a sampler of flows can run: `velocity` predicts no noise, and levels are in (0, 1]."""
+    expect(getattr(velocity, "predicts", "velocity") == "velocity", "velocity", "a model that predicts noise",
+           "one that predicts velocity; velocity_from_eps makes it one")
+    expect(levels.is_floating_point() and bool(((levels > 0) & (levels <= 1)).all()), "levels",
+           f"{levels.dtype} from {levels.max():g} to {levels.min():g}", "times t from 1 down, as of flow_levels")
+
+
+def check_flow_time(t: Tensor) -> Tensor:
+    """Return t, the time of a flow. Raises ValueError for one time outside of 0 ... 1, such as a sampler's timestep."""
+    recorded = t.is_cuda and torch.cuda.is_current_stream_capturing()
+    if t.ndim == 0 and not recorded and not 0 <= t <= 1:
+        raise ValueError(f"t: got {t:g}, expected a time from 0 to 1: this model predicts velocity, for flow_euler; "
+                         "eps_from_velocity makes it one for samplers of noise")
+    return t

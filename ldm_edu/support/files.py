@@ -75,12 +75,15 @@ def _damaged(path: str | Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is damaged or cut short: {error}")
 
 
-def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file atomically: a killed run and a full disk, an OSError, leave the last good one."""
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file atomically: a killed run and a full disk, an OSError, leave the last good one.
+
+    metadata: more texts for its header.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as part:
         try:
-            save_file(tensors, part, metadata={"format": "pt"})    # transformers insists on the format
+            save_file(tensors, part, metadata={"format": "pt"} | (metadata or {}))    # transformers wants the format
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
         part.chmod(0o644)                                      # safetensors lets only its owner read it

@@ -12,6 +12,7 @@ from .checks import refuse
 from .files import metadata_of, read_tensors
 from .hub import refuse_pickle
 
+NOTE = "ldm_edu"    # in the header of a distilled model's LoRA: which weights it was made for
 _KINDS = {"lora_A": "A", "lora_B": "B", "down": "A", "up": "B", "lora_down": "A", "lora_up": "B"}
 
 
@@ -21,8 +22,7 @@ def read_lora(path: str | Path, sizes: dict[str, tuple[int, int]]) -> dict[str, 
     sizes: (out, in) of the layers that can have a LoRA, by diffusers' names. Raises FileNotFoundError; ValueError for a
     pickle, a damaged file, and tensors without a place, of another shape or without a partner, each by name.
     """
-    path = Path(path)
-    path = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
+    path = lora_file(path)
     refuse_pickle(path)
     parts: dict[str, dict[str, Tensor]] = {}
     wrong, found = [], {}
@@ -44,6 +44,16 @@ def read_lora(path: str | Path, sizes: dict[str, tuple[int, int]]) -> dict[str, 
             found[key] = A.flatten(1), B.flatten(1), alpha
     refuse(path, wrong or ([] if parts else ["holds no LoRA"]))
     return found
+
+
+def lora_file(path: str | Path) -> Path:
+    """Return the file that diffusers opens: `path` itself, or the one in a folder."""
+    return Path(path) / "pytorch_lora_weights.safetensors" if Path(path).is_dir() else Path(path)
+
+
+def read_note(path: str | Path) -> dict:
+    """Read what we noted in the header of a LoRA's file; {} if nothing."""
+    return json.loads(metadata_of(lora_file(path)).get(NOTE, "{}"))
 
 
 def header_alpha(header: dict, key: str, rank: int) -> float:

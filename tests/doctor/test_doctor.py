@@ -367,6 +367,8 @@ def test_what_is_neither_checkpoint_nor_run_is_refused(tmp_path, capsys):
     assert "nowhere is no checkpoint (with model_index.json) and no training run" in refused(tmp_path / "nowhere")
     assert "is no checkpoint" in refused(tmp_path)
     (tmp_path / "model_index.json").write_text("{")
+    assert "model_index.json is not JSON" in refused(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     assert re.search("lacks .*unet/config.json", refused(tmp_path))
     (tmp_path / "model_index.json").unlink()
     folder = run(tmp_path / "a")

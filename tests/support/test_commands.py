@@ -126,7 +126,7 @@ def test_wrong_options_are_refused_in_a_line(command, parser_of, capsys, tmp_pat
             assert action.nargs == 0 or action.dest in READ, action.dest
 
 
-READ = ("checkpoint", "folder", "notebooks", "repo", "torchvision", "samplers", "help")
+READ = ("checkpoint", "folder", "notebooks", "paths", "repo", "root", "torchvision", "samplers", "help")
 
 
 def needed(parser: CommandLine, but: str = "") -> list[str]:
