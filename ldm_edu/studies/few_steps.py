@@ -121,8 +121,8 @@ def row_of_pictures(ldm: LatentDiffusion, steps: int, scale: float) -> Tensor:
 
 
 def save_rows(rows: list[Tensor], path: Path) -> None:
-    """Save the rows of ROWS as a PNG of 256 colours, which is half as large as one of all."""
-    Image.fromarray(np.concatenate([row.numpy() for row in rows])).quantize(256).save(path, optimize=True)
+    """Save the rows of ROWS as a PNG of all colours: fewer would speckle smooth surfaces."""
+    Image.fromarray(np.concatenate([row.numpy() for row in rows])).save(path, optimize=True)
 
 
 def measure_all(args: Namespace) -> None:
