@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..conditioning import guided
 from ..distillation import landing_loss, teacher_path
 from ..lora import add_lora, fingerprint, save_lora
+from ..metrics.evaluation import GUIDANCE_SCALE
 from ..pipeline import LatentDiffusion
 from ..schedule import Schedule, scaled_linear_schedule, timesteps
 from ..support.files import metadata_of, stream_tensors, write_tensors
@@ -23,7 +24,6 @@ from .profiles import Profile, Recipe
 STEPS = 4             # of the student
 TEACHER_STEPS = 32    # of DDIM; with more of them the pictures hardly change
 KEPT = 8              # levels at which a path is kept: students of 8, 4, 2 and 1 steps learn from the same paths
-SCALE = 4.0           # the teacher's guidance
 RANK = 16             # of the LoRA: 1.4 MB
 
 
@@ -50,7 +50,7 @@ def demonstrate(ldm: LatentDiffusion, count: int, file: Path, steps: int = TEACH
         size = 4096 if on_gpu else 64
         with torch.autocast(device.type, torch.float16, enabled=on_gpu):
             for some, context in zip(tqdm(noise.split(size), "teacher's paths", leave=False), contexts.split(size)):
-                eps = guided(ldm.unet, context, empty, SCALE)
+                eps = guided(ldm.unet, context, empty, GUIDANCE_SCALE)
                 paths.append(teacher_path(eps, some.to(device), ldm.schedule, steps, KEPT).half())
         write_tensors(file, {"paths": torch.cat(paths)}, {NOTE: made_for})
     return Demonstration(dict(stream_tensors(file, torch.float16, device))["paths"], contexts)

@@ -20,12 +20,12 @@ from .. import DATA
 from ..lora import add_lora, load_lora, save_lora
 from ..metrics.caption_accuracy import score, surplus
 from ..metrics.distances import coverage, features, frechet_distance, precision_recall, psnr
-from ..metrics.evaluation import captions_of, generate
+from ..metrics.evaluation import GUIDANCE_SCALE, captions_of, generate
 from ..metrics.oracle import Oracle
 from ..pipeline import LatentDiffusion
 from ..recipes.profiles import PROFILES, Profile
 from ..recipes.runner import fit
-from ..recipes.train_few_steps import RANK, SCALE, TEACHER_STEPS, Demonstration, demonstrate, landing
+from ..recipes.train_few_steps import RANK, TEACHER_STEPS, Demonstration, demonstrate, landing
 from ..support.commands import new_folder, whole
 from ..support.device import pick_device
 from ..support.lora_files import lora_file
@@ -37,11 +37,11 @@ FOLDER = DATA / "few-steps"
 
 
 STUDENTS = {"4 steps": 4, "2 steps": 2, "1 step": 1}    # the first is the recipe's
-TEACHER = [(steps, scale) for scale in (SCALE, 1.0) for steps in (32, 16, 8, 4, 2, 1)]
+TEACHER = [(steps, scale) for scale in (GUIDANCE_SCALE, 1.0) for steps in (32, 16, 8, 4, 2, 1)]
 RUNS = [("teacher", *run) for run in TEACHER] + [(name, steps, 1.0) for name, steps in STUDENTS.items()] + [
     ("4 steps", steps, 1.0) for steps in (1, 2, 8)]    # not what it was trained for
-ROWS = [("teacher", 32, SCALE), ("4 steps", 4, 1.0), ("2 steps", 2, 1.0), ("1 step", 1, 1.0), ("teacher", 4, SCALE),
-        ("teacher", 1, SCALE)]    # of the picture
+ROWS = [("teacher", 32, GUIDANCE_SCALE), ("4 steps", 4, 1.0), ("2 steps", 2, 1.0), ("1 step", 1, 1.0),
+        ("teacher", 4, GUIDANCE_SCALE), ("teacher", 1, GUIDANCE_SCALE)]    # of the picture
 COLUMNS, SEEDS, ASKED = 8, 8, 16    # pictures in a row; seeds of each of so many prompts, for the spread
 
 
@@ -133,7 +133,7 @@ def measure_all(args: Namespace) -> None:
     real = features(to_float(render("validation", 3 * args.count)[0])[args.count:])
     texts = [caption.text for caption in captions_of("validation", args.count)]
     teacher = open_student("teacher", args.root, args.work, args.device)
-    like = generate(teacher, texts, TEACHER_STEPS, SCALE) if missing else None
+    like = generate(teacher, texts, TEACHER_STEPS, GUIDANCE_SCALE) if missing else None
     for each in missing:
         ldm = open_student(each[0], args.root, args.work, args.device)
         rows.append(measure(ldm, each, like, real, oracle))
