@@ -25,6 +25,7 @@ from .weights import AUTOENCODER, IMAGE, TEXT, UNET, fill, load_module, save_mod
 NETWORKS = {"unet": UNET, "vae": AUTOENCODER, "text_encoder": TEXT}
 FILES = ("model_index.json", "tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json",
          *(f"{part}/{name}" for part, layout in NETWORKS.items() for name in ("config.json", layout.file)))
+DISTILLED = "_distilled"    # in model_index.json: a distilled LoRA was merged; diffusers ignores what begins with _
 MORE_FILES = ("tokenizer/*", "image_encoder/*", "map_encoder/*")
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.31.0",
@@ -51,6 +52,7 @@ def load_parts(folder: str | os.PathLike, dtype: torch.dtype = torch.float32,
     scheduler, how = read_json(folder / "scheduler/scheduler_config.json"), (dtype, device)
     sampler, spacing = sampler_from_config(scheduler)
     unet, autoencoder, text = (load_module(layout, folder / part, *how) for part, layout in NETWORKS.items())
+    unet.distilled = index.get(DISTILLED, False)
     tokenizer, wanted = load_tokenizer(folder / "tokenizer"), text.config.vocab_size
     expect((found := tokenizer.get_vocab_size()) == wanted, "folder", f"{folder} with a tokenizer of {found} tokens",
            f"{wanted}, as its text encoder")
@@ -98,6 +100,8 @@ def save_parts(parts: dict, folder: str | os.PathLike, dtype: torch.dtype = torc
     write_json(fresh / "scheduler/scheduler_config.json", schedule_to_config(
         parts["schedule"], parts["sampler"], parts["spacing"]))
     index = MODEL_INDEX | {"scheduler": ["diffusers", SCHEDULERS[parts["sampler"]]]}
+    if getattr(parts["unet"], "distilled", False):
+        index[DISTILLED] = True
     write_json(fresh / "model_index.json", index)
     swap_in(fresh, folder)
 

@@ -73,9 +73,10 @@ def merge_lora(module: nn.Module) -> nn.Module:
 
 def remove_lora(module: nn.Module) -> nn.Module:
     """Take every LoRA in `module` off again, and return it."""
-    module.distilled = False
     for parent, name in _places(module):
-        setattr(parent, name, base_layer(getattr(parent, name)))
+        if isinstance(layer := getattr(parent, name), LoRA):
+            module.distilled = False
+            setattr(parent, name, base_layer(layer))
     return module
 
 

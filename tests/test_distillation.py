@@ -251,6 +251,20 @@ def test_the_base_is_known_in_half_precision_and_under_another_lora(folder, dtyp
         load_lora(ldm, folder)
 
 
+def test_a_merged_model_stays_distilled_on_disk_and_opens_in_diffusers(tmp_path):
+    ldm = distilled()
+    merge_lora(ldm.unet)
+    assert remove_lora(ldm.unet).distilled    # there is none left to remove
+    ldm.save_pretrained(tmp_path / "merged", dtype=torch.float32)
+    again = LatentDiffusion.from_pretrained(tmp_path / "merged")
+    assert again.distilled and error(latents(again, PROMPTS, 4), latents(ldm, PROMPTS, 4)) < 1e-3
+    with pytest.raises(ValueError, match="this model was distilled"):
+        latents(again, PROMPTS, 4, guidance_scale=4.0)
+    open_theirs(tmp_path / "merged")
+    pair("tiny")[1].save_pretrained(tmp_path / "plain")
+    assert not LatentDiffusion.from_pretrained(tmp_path / "plain").distilled
+
+
 def test_only_the_lora_of_a_distilled_model_is_marked(folder, tmp_path):
     ldm = distilled()
     ldm.unet.distilled = False

@@ -1,37 +1,27 @@
 """Train the transformer of chapter 12: a DiT that learns the velocity of rectified flow, told by texts alone."""
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
 from ..clip import TextTransformer
 from ..dit import DiT
 from ..flow import flow_loss, logit_normal
-from ..support.parallel import in_parallel
-from ..tiny_worlds.datasets import seeds_of
-from ..tokenizer import load_tokenizer, tokenize
+from ..tokenizer import load_tokenizer
 from ..training import pick_batch
 from ..weights import load_autoencoder, load_text, save_module
 from .profiles import Profile, Recipe, training_scenes
-from .train_autoencoder import encode_all
-from .train_unet import CAPTIONS, drop_some, write_captions
+from .train_unet import CAPTIONS, drop_some, encode_and_caption
 
 
 @cache
 def latents_and_captions(folder: Path, scenes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Encode training scenes with the autoencoder of a model's folder, (N, 4, h, w), and write their captions.
-
-    The captions are tokens (1 + N CAPTIONS, 32), the empty prompt first. Both lie on the device.
-    """
-    autoencoder, tokenizer = load_autoencoder(folder / "vae").eval().to(device), load_tokenizer(folder / "tokenizer")
-    latents = encode_all(training_scenes(scenes)[0].to(device), autoencoder)
-    written = in_parallel(partial(write_captions, tokenizer=tokenizer), seeds_of("train", scenes))
-    ids = np.concatenate([tokenize(tokenizer, [""]).numpy(), *written])
-    return latents, torch.from_numpy(ids).to(device)
+    """As `encode_and_caption`, with the autoencoder of a model's folder, on the device."""
+    images = training_scenes(scenes)[0].to(device)
+    return encode_and_caption(images, load_autoencoder(folder / "vae").eval(), load_tokenizer(folder / "tokenizer"))
 
 
 def pick_pairs(latents: Tensor, ids: Tensor, text: TextTransformer, batch: int,

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import Generator, Tensor, nn
 
 from .. import unet
+from ..autoencoder import Autoencoder
 from ..clip import CLIP, ImageConfig, ImageTransformer
 from ..conditioning import MapEncoder, TextEncoder
 from ..losses import loss_weights, noise_loss
@@ -54,6 +55,14 @@ def write_captions(seed: int, tokenizer: Tokenizer) -> np.ndarray:
     return tokenize(tokenizer, [make_caption(scene, rng).text for _ in range(CAPTIONS)]).numpy()
 
 
+def encode_and_caption(images: Tensor, autoencoder: Autoencoder, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """Encode the first N training scenes (N, 3, H, W), uint8; write their captions, tokens (1 + N CAPTIONS, 32)."""
+    latents = encode_all(images, autoencoder.to(images.device))
+    written = in_parallel(partial(write_captions, tokenizer=tokenizer), seeds_of("train", len(images)))
+    ids = np.concatenate([tokenize(tokenizer, [""]).numpy(), *written])    # the empty prompt first
+    return latents, torch.from_numpy(ids).to(images.device)
+
+
 def drop_some(ids: Tensor, pick: Tensor, generator: Generator, share: float = DROPPED) -> Tensor:
     """Look up rows of ids, tokens (M, N), some of them replaced by row 0, the empty prompt, for guidance."""
     dropped = torch.rand(len(pick), generator=generator, device=pick.device) < share
@@ -66,10 +75,7 @@ def unet_recipe(profile: Profile, root: Path, device: torch.device) -> Recipe:
     model = SecondStage(clip, TextEncoder(load_tokenizer(root / "clip"), clip.text))
     first = load_autoencoder(root / "tiny-worlds/vae").eval()
     images, maps = (part.to(device) for part in training_scenes(profile.scenes))
-    latents = encode_all(images, first.to(device))
-    tokenizer = model.text.tokenizer
-    written = in_parallel(partial(write_captions, tokenizer=tokenizer), seeds_of("train", profile.scenes))
-    ids = torch.from_numpy(np.concatenate([tokenize(tokenizer, [""]).numpy(), *written])).to(device)
+    latents, ids = encode_and_caption(images, first, model.text.tokenizer)
     weight = loss_weights(schedule).to(device)
 
     def loss_fn(model: SecondStage, generator: Generator) -> dict[str, Tensor]:

@@ -60,8 +60,8 @@ def check_guidance(guidance_scale: float | None, negative_prompt: str | list[str
 
     Raises ValueError for guidance or a negative prompt on top of what a distilled model has built in.
     """
-    why = ("this model was distilled, and guidance is built into its one prediction; remove_lora(ldm.unet) gives the "
-           "undistilled one back")
+    why = ("this model was distilled, and guidance is built into its one prediction; unless its LoRA was "
+           "merged, remove_lora(ldm.unet) gives the undistilled one back")
     expect(not distilled or not any(negative_prompt), "negative_prompt", repr(negative_prompt), f"none: {why}")
     if guidance_scale is None:
         return 1.0 if distilled else usual

@@ -79,7 +79,7 @@ def test_each_variant_differs_in_what_it_says(name, lessons, monkeypatch):
     train_variant(name, 0, lessons, 640, 1, 4)
     variant, calls = VARIANTS[name], caught["calls"]
     assert {size for size, _, _ in calls} == {variant.batch} and caught["config"].steps == 640 // variant.batch
-    assert (caught["config"].ema, caught["config"].muon) == (variant.ema, variant.muon)
+    assert (caught["config"].muon, caught["config"].lr) == (variant.muon, variant.lr)
     assert (calls[0][2].std() > 0.1) == variant.weighted
     assert all(p.requires_grad == (variant.text != "frozen") for p in caught["model"].text.parameters())
     shipped = torch.nn.utils.parameters_to_vector(prompt_following.load_clip(DATA / "clip").text.parameters())
@@ -130,10 +130,11 @@ def test_the_command_does_not_train_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(prompt_following, "VARIANTS",
                         {name: replace(VARIANTS[name], batch=8) for name in ("recipe", "CLIP frozen")})
     monkeypatch.setattr(prompt_following, "train", lambda *arguments: begun.append(0) or train(*arguments))
-    options = ["--captions", "16", "--scenes", "12", "--looks", "2", "--count", "4", "--out", str(tmp_path)]
+    options = ["--captions", "16", "--scenes", "12", "--looks", "2", "--count", "4", "--prompts", "4",
+               "--out", str(tmp_path)]
     main(["prompt_following", "--variants", "recipe", "--seeds", "0", *options])
     main(["prompt_following", "--variants", "recipe", "CLIP frozen", "--seeds", "0", *options])
     rows = read_table(path, Learned)
-    assert len(begun) == 2 and {row.variant for row in rows} == {"recipe", "CLIP frozen"}
+    assert len(begun) == 2 and {row.variant for row in rows} == {"recipe", "no average", "CLIP frozen"}
     assert {row.captions for row in rows} == {8, 16} and all(isinstance(row, Learned) for row in rows)
     assert {row.about for row in rows} >= {*DIFFERENCES, "drawn: all right"}
