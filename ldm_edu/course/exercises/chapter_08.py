@@ -1,5 +1,6 @@
 """Exercises of chapter 08: how strong a start may be, two conditions at once, blending, an exact step of inversion."""
 import torch
+import torch.nn.functional as F
 
 from ...schedule import scaled_linear_schedule, timesteps
 from . import Exercise, draw
@@ -40,47 +41,59 @@ EXERCISES["08.1"] = Exercise(
         "You could take one step more.": lambda times, a, r: _strength(times, a, r, count=-1)})
 
 
-# --- 08.2: two conditions at once
-def _both(e_u, e_image, e_text, s_image, s_text):
-    return e_u + s_image * (e_image - e_u) + s_text * (e_text - e_u)
+# --- 08.2: two conditions at once, the second given the first
+def _nested(e_u, e_image, e_both, s_image, s_text):
+    return e_u + s_image * (e_image - e_u) + s_text * (e_both - e_image)
 
 
 EXERCISES["08.2"] = Exercise(
-    right=_both,
+    right=_nested,
     cases=lambda: [(_z(i), _z(i + 1), _z(i + 2), s, r) for i, s, r in ((0, 2.0, 4.0), (3, 1.5, 0.0), (6, 0.0, 3.0))],
-    hint="Start at the unconditional noise once; add each condition's difference from it, times its scale.",
+    hint="log p(text|image, z) = log p(z|image, text) - log p(z|image) + a constant. Each density gives one difference.",
     mistakes={
-        "The unconditional noise is added twice, once for each condition. Start from it once.":
-            lambda u, i, t, s, r: _both(u, i, t, s, r) + u,
-        "You add the predicted noises, not their differences from the unconditional one.":
-            lambda u, i, t, s, r: u + s * i + r * t,
-        "You forget to start from the unconditional noise.": lambda u, i, t, s, r: _both(u, i, t, s, r) - u,
-        "The two scales are swapped.": lambda u, i, t, s, r: _both(u, i, t, r, s),
-        "You subtract the image's noise from the text's, as InstructPix2Pix does, whose last prediction is given both. "
-        "This one is given the text alone.": lambda u, i, t, s, r: u + s * (i - u) + r * (t - i)})
+        "You compare the last prediction with the unconditional one, as if the conditions were independent. "
+        "By Bayes, p(text|image, z) compares it with the image's.":
+            lambda u, i, b, s, r: u + s * (i - u) + r * (b - u),
+        "The unconditional noise is added twice. Start from it once.": lambda *args: _nested(*args) + args[0],
+        "You add the predicted noises, not their differences.": lambda u, i, b, s, r: u + s * i + r * b,
+        "You forget to start from the unconditional noise.": lambda *args: _nested(*args) - args[0],
+        "The two scales are swapped.": lambda u, i, b, s, r: _nested(u, i, b, r, s),
+        "You start at the image's prediction. Then the image's scale has no effect.":
+            lambda u, i, b, s, r: i + r * (b - i),
+        "The last difference is the wrong way round.": lambda u, i, b, s, r: _nested(u, i, b, s, -r)})
 
 
-# --- 08.3: keep what is outside the mask
-def _blended(x, z_0, noise, mask, a, mix=noised):
-    return mask * x + (1 - mask) * mix(z_0, noise, a)
+# --- 08.3: keep what is outside a mask of pixels
+def _blended(x, z_0, noise, mask, a, mix=noised, cells=lambda mask: F.max_pool2d(mask, 8)):
+    return cells(mask) * x + (1 - cells(mask)) * mix(z_0, noise, a)
 
 
 def _blended_case(seed, a):
-    mask = torch.zeros(1, 1, 4, 4)
-    mask[..., 1:3, 2:] = 1
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 9:25, 12:24] = 1    # whole cells, and parts of them
     return (*(draw(seed + i, 2, 4, 4, 4) for i in range(3)), mask, torch.tensor(a))
 
 
 EXERCISES["08.3"] = Exercise(
     right=_blended, cases=lambda: [_blended_case(0, 0.8), _blended_case(3, 0.01), _blended_case(6, 1.0)],
-    hint="Inside the mask the sampler's x; outside z_0, noised to the level that x has now.",
+    hint="Paint a cell if any of its 8 × 8 pixels is masked. There the sampler's x; elsewhere z_0, noised to the level "
+         "that x has now.",
     mistakes={
-        "Inside and outside are swapped: 1 in the mask means paint.": lambda x, z, n, m, a: _blended(x, z, n, 1 - m, a),
+        "You look at one pixel of each cell, so masked pixels beside it keep the old picture.":
+            lambda *args: _blended(*args, cells=lambda m: m[..., ::8, ::8]),
+        "You take the mean of the mask. In cells that are partly masked the old latent shines through.":
+            lambda *args: _blended(*args, cells=lambda m: F.avg_pool2d(m, 8)),
+        "You paint only cells that are masked as a whole. One masked pixel is enough.":
+            lambda *args: _blended(*args, cells=lambda m: 1 - F.max_pool2d(1 - m, 8)),
+        "You paint a cell if most of its pixels are masked. One is enough.":
+            lambda *args: _blended(*args, cells=lambda m: (F.avg_pool2d(m, 8) >= 0.5).float()),
+        "Inside and outside are swapped: 1 in the mask means paint.":
+            lambda *args: _blended(*args, cells=lambda m: 1 - F.max_pool2d(m, 8)),
         "You put the clean latent back. x is still noisy: two noise levels would meet at the border.":
-            lambda x, z, n, m, a: m * x + (1 - m) * z,
-        "You put the noise back without the picture.": lambda x, z, n, m, a: m * x + (1 - m) * n,
+            lambda *args: _blended(*args, mix=lambda z, n, a: z),
+        "You put the noise back without the picture.": lambda *args: _blended(*args, mix=lambda z, n, a: n),
         "You add the picture on top of x. Outside the mask x must go.":
-            lambda x, z, n, m, a: _blended(x, z, n, m, a) + (1 - m) * x,
+            lambda x, z, n, m, a: _blended(x, z, n, m, a) + (1 - F.max_pool2d(m, 8)) * x,
         **{hint: lambda *args, mix=mix: _blended(*args, mix=mix) for hint, mix in MIXES.items()}})
 
 

@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of chapter 08, each with a part of its hint."""
 import torch
+import torch.nn.functional as F
 
 # --- 08.1
 
@@ -53,40 +54,44 @@ def always_takes_half(times, alpha_bar, ratio):
 
 # --- 08.2
 
-def starts_twice(e_u, e_image, e_text, s_image, s_text):
-    return (e_u + s_image * (e_image - e_u)) + (e_u + s_text * (e_text - e_u))
+def starts_twice(e_u, e_image, e_both, s_image, s_text):
+    return (e_u + s_image * (e_image - e_u)) + (e_u + s_text * (e_both - e_image))
 
 
-def adds_the_noises(e_u, e_image, e_text, s_image, s_text):
-    return e_u + s_image * e_image + s_text * e_text
+def adds_the_noises(e_u, e_image, e_both, s_image, s_text):
+    return e_u + s_image * e_image + s_text * e_both
 
 
-def starts_from_nothing(e_u, e_image, e_text, s_image, s_text):
-    return s_image * (e_image - e_u) + s_text * (e_text - e_u)
+def starts_from_nothing(e_u, e_image, e_both, s_image, s_text):
+    return s_image * (e_image - e_u) + s_text * (e_both - e_image)
 
 
-def swaps_the_scales(e_u, e_image, e_text, s_image, s_text):
-    return e_u + s_text * (e_image - e_u) + s_image * (e_text - e_u)
+def swaps_the_scales(e_u, e_image, e_both, s_image, s_text):
+    return e_u + s_text * (e_image - e_u) + s_image * (e_both - e_image)
 
 
-def averages_the_guided(e_u, e_image, e_text, s_image, s_text):
-    return ((e_u + s_image * (e_image - e_u)) + (e_u + s_text * (e_text - e_u))) / 2
+def believes_in_independence(e_u, e_image, e_both, s_image, s_text):
+    return (1 - s_image - s_text) * e_u + s_image * e_image + s_text * e_both
 
 
-def leads_from_image_to_text(e_u, e_image, e_text, s_image, s_text):
-    return e_u + s_image * (e_image - e_u) + s_text * (e_text - e_image)
+def starts_at_the_image(e_u, e_image, e_both, s_image, s_text):
+    return (1 - s_text) * e_image + s_text * e_both
 
 
-def leads_away(e_u, e_image, e_text, s_image, s_text):
-    return e_u - s_image * (e_image - e_u) - s_text * (e_text - e_u)
+def turns_the_last(e_u, e_image, e_both, s_image, s_text):
+    return e_u + s_image * (e_image - e_u) + s_text * (e_image - e_both)
 
 
-def multiplies_the_scales(e_u, e_image, e_text, s_image, s_text):
-    return e_u + s_image * s_text * (e_image + e_text - 2 * e_u)
+def leads_away(e_u, e_image, e_both, s_image, s_text):
+    return e_u - s_image * (e_image - e_u) - s_text * (e_both - e_image)
 
 
-def gives_one_number(e_u, e_image, e_text, s_image, s_text):
-    return (e_u + s_image * (e_image - e_u) + s_text * (e_text - e_u)).mean()
+def multiplies_the_scales(e_u, e_image, e_both, s_image, s_text):
+    return e_u + s_image * (e_image - e_u) + s_image * s_text * (e_both - e_image)
+
+
+def gives_one_number(e_u, e_image, e_both, s_image, s_text):
+    return (e_u + s_image * (e_image - e_u) + s_text * (e_both - e_image)).mean()
 
 
 # --- 08.3
@@ -95,36 +100,59 @@ def noised(z_0, noise, a):
     return a**0.5 * z_0 + (1 - a) ** 0.5 * noise
 
 
+def cells_of(mask):
+    """1 where any of the 8 x 8 pixels is masked: (B, 1, h, w)."""
+    b, c, height, width = mask.shape
+    return mask.view(b, c, height // 8, 8, width // 8, 8).amax((3, 5))
+
+
 def paints_outside(x, z_0, noise, mask, alpha_bar_next):
-    return torch.where(mask > 0, noised(z_0, noise, alpha_bar_next), x)
+    return torch.where(cells_of(mask) > 0, noised(z_0, noise, alpha_bar_next), x)
 
 
 def puts_the_clean_one(x, z_0, noise, mask, alpha_bar_next):
-    return torch.where(mask > 0, x, z_0)
+    return torch.where(cells_of(mask) > 0, x, z_0)
 
 
 def puts_noise(x, z_0, noise, mask, alpha_bar_next):
-    return torch.where(mask > 0, x, noise)
+    return torch.where(cells_of(mask) > 0, x, noise)
 
 
 def blends_variances(x, z_0, noise, mask, alpha_bar_next):
-    return mask * x + (1 - mask) * (alpha_bar_next * z_0 + (1 - alpha_bar_next) * noise)
+    return torch.where(cells_of(mask) > 0, x, alpha_bar_next * z_0 + (1 - alpha_bar_next) * noise)
 
 
 def swaps_signal_and_noise(x, z_0, noise, mask, alpha_bar_next):
-    return mask * x + (1 - mask) * noised(z_0, noise, 1 - alpha_bar_next)
+    return torch.where(cells_of(mask) > 0, x, noised(z_0, noise, 1 - alpha_bar_next))
 
 
 def adds_on_top(x, z_0, noise, mask, alpha_bar_next):
-    return x + (1 - mask) * noised(z_0, noise, alpha_bar_next)
+    return x + (1 - cells_of(mask)) * noised(z_0, noise, alpha_bar_next)
 
 
 def blends_fresh_noise(x, z_0, noise, mask, alpha_bar_next):
-    return mask * x + (1 - mask) * noised(z_0, torch.randn(z_0.shape), alpha_bar_next)
+    return torch.where(cells_of(mask) > 0, x, noised(z_0, torch.randn(z_0.shape), alpha_bar_next))
 
 
 def blends_without_shrinking(x, z_0, noise, mask, alpha_bar_next):
-    return mask * x + (1 - mask) * (z_0 + (1 / alpha_bar_next - 1) ** 0.5 * noise)
+    return torch.where(cells_of(mask) > 0, x, z_0 + (1 / alpha_bar_next - 1) ** 0.5 * noise)
+
+
+def looks_at_the_corner(x, z_0, noise, mask, alpha_bar_next):
+    corner = F.interpolate(mask, x.shape[2:], mode="nearest")
+    return torch.where(corner > 0, x, noised(z_0, noise, alpha_bar_next))
+
+
+def softens_the_mask(x, z_0, noise, mask, alpha_bar_next):
+    return torch.lerp(noised(z_0, noise, alpha_bar_next), x, F.interpolate(mask, x.shape[2:], mode="area"))
+
+
+def paints_whole_cells_only(x, z_0, noise, mask, alpha_bar_next):
+    return torch.where(F.avg_pool2d(mask, 8) == 1, x, noised(z_0, noise, alpha_bar_next))
+
+
+def rounds_the_mask(x, z_0, noise, mask, alpha_bar_next):
+    return torch.where(F.avg_pool2d(mask, 8) > 0.49, x, noised(z_0, noise, alpha_bar_next))
 
 
 def keeps_x(x, z_0, noise, mask, alpha_bar_next):
@@ -132,7 +160,7 @@ def keeps_x(x, z_0, noise, mask, alpha_bar_next):
 
 
 def gives_the_masked_part(x, z_0, noise, mask, alpha_bar_next):
-    return x[..., 1:3, 2:]
+    return x[..., 1:4, 1:3]
 
 
 # --- 08.4
@@ -219,8 +247,9 @@ WRONG = {
         (adds_the_noises, "You add the predicted noises"),
         (starts_from_nothing, "You forget to start"),
         (swaps_the_scales, "The two scales are swapped"),
-        (averages_the_guided, "The values are off"),
-        (leads_from_image_to_text, "as InstructPix2Pix does"),
+        (believes_in_independence, "as if the conditions were independent"),
+        (starts_at_the_image, "You start at the image's prediction"),
+        (turns_the_last, "the wrong way round"),
         (leads_away, "The values are off"),
         (multiplies_the_scales, "The values are off"),
         (gives_one_number, "Expected a tensor of shape (2, 4, 3, 3), got a number"),
@@ -234,6 +263,10 @@ WRONG = {
         (adds_on_top, "on top of x"),
         (blends_fresh_noise, "You draw fresh noise"),
         (blends_without_shrinking, "do not shrink the picture"),
+        (looks_at_the_corner, "one pixel of each cell"),
+        (softens_the_mask, "the mean of the mask"),
+        (paints_whole_cells_only, "masked as a whole"),
+        (rounds_the_mask, "most of its pixels"),
         (keeps_x, "The values are off"),
         (gives_the_masked_part, "Expected a tensor of shape (2, 4, 4, 4)"),
     ],
