@@ -93,8 +93,7 @@ class Lessons:
         self.latents = encode_all(render("train", scenes)[0].to(device), autoencoder)
         describe = partial(captions_with_counts, tokenizer=tokenizer)
         written, named = zip(*in_parallel(describe, seeds_of("train", scenes)))
-        empty = tokenize(tokenizer, [""]).numpy()
-        self.ids = torch.from_numpy(np.concatenate([empty, *written])).to(device)         # (1 + N CAPTIONS, 32)
+        self.ids = torch.from_numpy(np.concatenate([tokenize(tokenizer, [""]).numpy(), *written])).to(device)
         self.named = torch.tensor(named).flatten()                                        # (N CAPTIONS,), things named
         self.pairs = {}
         for about in DIFFERENCES:
@@ -129,11 +128,11 @@ def preferences(model: SecondStage, pairs: dict[str, tuple[Tensor, Tensor, Tenso
 
 def draw_and_read(model: SecondStage, count: int) -> dict[str, float]:
     """What the oracle finds of each attribute in pictures of `count` validation prompts, 12 steps, and "all right"."""
-    device = next(model.parameters()).device
-    autoencoder, oracle = load_autoencoder(DATA / "tiny-worlds/vae").eval().to(device), Oracle.load().to(device)
-    ldm = LatentDiffusion(model.unet, autoencoder, model.text, SCHEDULE)
-    captions = captions_of("validation", count)
-    result = score(captions, oracle.read(generate(ldm, [caption.text for caption in captions], steps=12)))
+    device, captions = next(model.parameters()).device, captions_of("validation", count)
+    autoencoder = load_autoencoder(DATA / "tiny-worlds/vae").eval().to(device)
+    pictures = generate(LatentDiffusion(model.unet, autoencoder, model.text, SCHEDULE),
+                        [caption.text for caption in captions], steps=12)
+    result = score(captions, Oracle.load().to(device).read(pictures))
     return {"all right": result.all_right} | {name: found / stated for name, (found, stated) in result.by_name.items()}
 
 

@@ -12,6 +12,7 @@ from ldm_edu.recipes.train_unet import CAPTIONS, write_captions
 from ldm_edu.studies import prompt_following
 from ldm_edu.studies.__main__ import main
 from ldm_edu.studies.prompt_following import (
+    NO_AVERAGE,
     VARIANTS,
     Learned,
     Lessons,
@@ -138,3 +139,16 @@ def test_the_command_does_not_train_twice(tmp_path, monkeypatch):
     assert len(begun) == 2 and {row.variant for row in rows} == {"recipe", "no average", "CLIP frozen"}
     assert {row.captions for row in rows} == {8, 16} and all(isinstance(row, Learned) for row in rows)
     assert {row.about for row in rows} >= {*DIFFERENCES, "drawn: all right"}
+
+
+def test_the_stored_table_is_whole():
+    trainings = {}
+    for row in read_table(prompt_following.TABLE, Learned):
+        trainings.setdefault((row.variant, row.seed), []).append(row)
+    assert {name for name, _ in trainings} <= {*VARIANTS, NO_AVERAGE} and ("recipe", 0) in trainings
+    for rows in trainings.values():
+        looks = sorted({row.captions for row in rows})
+        assert [round(seen, -4) for seen in looks] == [10_000, 20_000, 30_000, 40_000]
+        asked = {(row.captions, row.about) for row in rows if not row.about.startswith("drawn")}
+        assert asked == {(seen, about) for seen in looks for about in DIFFERENCES}
+        assert all(0 <= row.share <= 1 for row in rows)

@@ -49,7 +49,7 @@ def _nested(e_u, e_image, e_both, s_image, s_text):
 EXERCISES["08.2"] = Exercise(
     right=_nested,
     cases=lambda: [(_z(i), _z(i + 1), _z(i + 2), s, r) for i, s, r in ((0, 2.0, 4.0), (3, 1.5, 0.0), (6, 0.0, 3.0))],
-    hint="log p(text|image, z) = log p(z|image, text) - log p(z|image) + a constant. Each density gives one difference.",
+    hint="log p(text|image, z) = log p(z|image, text) - log p(z|image) + a constant. Each density gives a difference.",
     mistakes={
         "You compare the last prediction with the unconditional one, as if the conditions were independent. "
         "By Bayes, p(text|image, z) compares it with the image's.":

@@ -109,11 +109,6 @@ def _halving_cases():
             (_Net(6, learns=False), _Net(7, learns=False), draw(8, 3, 3), *levels)]
 
 
-def _halving_without(student, teacher, x, a, m, b):
-    half = _step(x, teacher(x, a), a, m)
-    return (_step(x, student(x, a), a, b) - _step(half, teacher(half, m), m, b)).square().mean()
-
-
 EXERCISES["11.3"] = Exercise(
     right=_halving,
     cases=_halving_cases,
