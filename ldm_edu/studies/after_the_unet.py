@@ -31,7 +31,7 @@ from ..samplers import EpsFn, Step, ddim
 from ..schedule import Schedule, scaled_linear_schedule, timesteps
 from ..support.commands import natural, new_folder, whole
 from ..support.device import pick_device
-from ..support.tables import read_table, write_table
+from ..support.tables import add_missing
 from ..tokenizer import load_tokenizer, tokenize
 from ..training import TrainConfig, train
 from ..unet import UNet, UNetConfig
@@ -179,13 +179,5 @@ def add_options(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Train what is not in the table yet, seed by seed, and add it."""
     judge, table = Judge(args.count, args.device), args.out / TABLE.name
-    for seed in args.seeds:
-        for arm in args.arms:
-            known = read_table(table, Drawn) if table.exists() else []
-            if any((row.arm, row.seed) == (arm, seed) for row in known):
-                continue
-            rows, _ = train_arm(arm, seed, args, judge)
-            known = read_table(table, Drawn) if table.exists() else []    # another process may have added to it
-            write_table(table, known + rows)
-            for row in rows:
-                print_row(row)
+    for row in add_missing(table, Drawn, args.arms, args.seeds, lambda arm, seed: train_arm(arm, seed, args, judge)[0]):
+        print_row(row)

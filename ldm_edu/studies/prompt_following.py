@@ -36,7 +36,7 @@ from ..support.checks import expect
 from ..support.commands import natural, new_folder, whole
 from ..support.device import pick_device
 from ..support.parallel import in_parallel
-from ..support.tables import read_table, write_table
+from ..support.tables import add_missing
 from ..tiny_worlds.captions import make_caption
 from ..tiny_worlds.datasets import paint_all, render, seeds_of
 from ..tiny_worlds.scenes import make_scene
@@ -157,8 +157,7 @@ def train_variant(name: str, seed: int, lessons: Lessons, captions: int, looks: 
 
     steps, rows = captions // variant.batch, []
     expect(steps >= looks, "--captions", captions, f"at least {looks * variant.batch}, a step before each look")
-    config = TrainConfig(steps, lr=variant.lr, ema=0.995, seed=seed, muon=variant.muon,
-                         recorded=True)
+    config = TrainConfig(steps, lr=variant.lr, ema=0.995, seed=seed, muon=variant.muon, recorded=True)
     for progress in tqdm(train(model, loss_fn, config), f"{name}, seed {seed}", steps, unit="step", mininterval=5):
         if progress.step % (steps // looks) == 0:
             judged = {name: progress.ema} | ({NO_AVERAGE: model} if name == "recipe" else {})
@@ -187,13 +186,6 @@ def add_options(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Train what is not in the table yet, and add it."""
     lessons, table = Lessons(args.scenes, args.count, args.device), args.out / TABLE.name
-    for seed in args.seeds:
-        for name in args.variants:
-            known = read_table(table, Learned) if table.exists() else []
-            if any((row.variant, row.seed) == (name, seed) for row in known):
-                continue
-            rows = train_variant(name, seed, lessons, args.captions, args.looks, args.prompts)
-            known = read_table(table, Learned) if table.exists() else []    # another process may have added to it
-            write_table(table, known + rows)
-            for row in rows:
-                print_row(row)
+    for row in add_missing(table, Learned, args.variants, args.seeds, lambda name, seed: train_variant(
+            name, seed, lessons, args.captions, args.looks, args.prompts)):
+        print_row(row)

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TypeVar, get_type_hints
 
@@ -27,3 +28,14 @@ def read_table(path: str | Path, kind: type[Row]) -> list[Row]:
     if names != list(types):
         raise ValueError(f"{path}: its columns are {', '.join(names)}, expected {', '.join(types)}")
     return [kind(*(read(value) for read, value in zip(types.values(), line, strict=True))) for line in lines]
+
+
+def add_missing(path: Path, kind: type[Row], names: Iterable[str], seeds: Iterable[int],
+                measure: Callable[[str, int], list[Row]]) -> Iterator[Row]:
+    """Add the rows that `measure` finds for a name and a seed, unless some begin with both already; yield new ones."""
+    for seed, name in product(seeds, names):
+        if any(row[:2] == (name, seed) for row in (read_table(path, kind) if path.exists() else [])):
+            continue
+        rows = measure(name, seed)
+        write_table(path, (read_table(path, kind) if path.exists() else []) + rows)    # others may have added to it
+        yield from rows

@@ -24,7 +24,7 @@ from ldm_edu.studies.retrieval import DIFFERENCES
 from ldm_edu.support.tables import read_table
 from ldm_edu.tiny_worlds.scenes import KINDS
 from ldm_edu.tokenizer import load_tokenizer
-from ldm_edu.training import train
+from ldm_edu.training import Progress, train
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,22 @@ def test_the_command_does_not_train_twice(tmp_path, monkeypatch):
     assert len(begun) == 2 and {row.variant for row in rows} == {"recipe", "no average", "CLIP frozen"}
     assert {row.captions for row in rows} == {8, 16} and all(isinstance(row, Learned) for row in rows)
     assert {row.about for row in rows} >= {*DIFFERENCES, "drawn: all right"}
+
+
+def test_the_averaged_weights_are_judged_and_the_last_ones_of_the_recipe(lessons, monkeypatch):
+    judged, trained = [], []
+
+    def catch(model, loss_fn, config):
+        trained[:] = [model]
+        yield Progress(1, {}, 0.0, "averaged")
+
+    monkeypatch.setattr(prompt_following, "train", catch)
+    monkeypatch.setattr(prompt_following, "preferences", lambda network, pairs: judged.append(network) or {})
+    monkeypatch.setattr(prompt_following, "draw_and_read", lambda *_: {"all right": 0.5})
+    assert train_variant("AdamW", 3, lessons, 64, 1, 4) == [Learned("AdamW", 3, 64, "drawn: all right", 0.5)]
+    assert judged == ["averaged"]
+    rows = train_variant("recipe", 3, lessons, 64, 1, 4)
+    assert [row.variant for row in rows] == ["recipe", NO_AVERAGE] and judged[1:] == ["averaged", *trained]
 
 
 def test_the_stored_table_is_whole():

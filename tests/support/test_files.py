@@ -9,7 +9,7 @@ import torch
 from ldm_edu.support.commands import CommandLine, run_command
 from ldm_edu.support.files import locked, read_tensors, write_tensors
 from ldm_edu.support.logs import logged
-from ldm_edu.support.tables import read_table, write_table
+from ldm_edu.support.tables import add_missing, read_table, write_table
 
 
 class Line(NamedTuple):
@@ -106,3 +106,25 @@ def test_a_folder_is_let_go_after_an_error(tmp_path):
         assert (tmp_path / "run/lock").exists()
         raise ValueError("inside")
     assert not (tmp_path / "run/lock").exists()
+
+
+def test_what_a_table_lacks_is_measured_once_and_nothing_of_it_is_lost(tmp_path):
+    """By name and seed; what another process writes meanwhile stays, and a killed study keeps what is finished."""
+    path, asked = tmp_path / "table.csv", []
+
+    def measure(name, seed):
+        asked.append((name, seed))
+        if (name, seed) == ("b", 0):
+            write_table(path, [*read_table(path, Line), Line("other", 7, 0.5)])
+        if (name, seed) == ("b", 1):
+            raise KeyboardInterrupt
+        return [Line(name, seed, 1.0)]
+
+    with pytest.raises(KeyboardInterrupt):
+        list(add_missing(path, Line, ["a", "b"], [0, 1], measure))
+    assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    kept = [("a", 0), ("other", 7), ("b", 0), ("a", 1)]
+    assert [row[:2] for row in read_table(path, Line)] == kept
+    asked.clear()
+    new = list(add_missing(path, Line, ["a", "other", "b"], [0], measure))
+    assert asked == [("other", 0)] and new == [Line("other", 0, 1.0)]
