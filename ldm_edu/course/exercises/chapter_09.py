@@ -1,7 +1,9 @@
-"""Exercises of chapter 09: names on disk, what attention_head_dim counts, bytes of a model, memory for a LoRA."""
+"""Exercises of chapter 09: names on disk, what attention_head_dim counts, attention in pieces, memory for a LoRA."""
 import math
 
-from . import Exercise
+import torch
+
+from . import Exercise, draw
 
 EXERCISES = {}
 
@@ -63,29 +65,75 @@ EXERCISES["09.2"] = Exercise(
             lambda config, level: (config["attention_head_dim"], config["block_out_channels"][level])})
 
 
-# --- 09.3: bytes
-def _numbers(shapes):
-    return sum(math.prod(shape) for shape in shapes)
+# --- 09.3: attention in pieces
+def _pieces(keys, values, size):
+    """Give keys and values `size` at a time, always in the same memory."""
+    buffers = torch.empty(size, keys.shape[1]), torch.empty(size, values.shape[1])
+    for parts in zip(keys.split(size), values.split(size)):
+        yield tuple(buffer[:len(part)].copy_(part) for buffer, part in zip(buffers, parts))
+
+
+def _fused(scaled=True, ceiling=torch.maximum, keep_sum=lambda old, new: (old - new).exp(), keep_values=None):
+    """Attention over pieces. ceiling: of (old, found); keep_*: what the old sum and the old values are multiplied by."""
+    def answer(q, pieces):
+        top, total, mixed = torch.full((len(q), 1), -math.inf), torch.zeros(len(q), 1), 0.0
+        for k, v in pieces:
+            scores = q @ k.T / (math.sqrt(q.shape[1]) if scaled else 1)
+            new = ceiling(top, scores.amax(1, keepdim=True))
+            weight = (scores - new).exp()
+            total = keep_sum(top, new) * total + weight.sum(1, keepdim=True)
+            mixed = (keep_values or keep_sum)(top, new) * mixed + weight @ v
+            top = new
+        return mixed / total
+    return answer
+
+
+def _attend(q, k, v):
+    return (q @ k.T / math.sqrt(q.shape[1])).softmax(1) @ v
+
+
+def _collected(q, pieces):
+    keys, values = zip(*pieces)
+    return _attend(q, torch.cat(keys), torch.cat(values))
+
+
+def _averaged(q, pieces):
+    return torch.stack([_attend(q, k, v) for k, v in pieces]).mean(0)
+
+
+def _last(q, pieces):
+    return [_attend(q, k, v) for k, v in pieces][-1]
+
+
+def _whole(q, pieces):
+    keys, values = zip(*((k.clone(), v.clone()) for k, v in pieces))
+    return _attend(q, torch.cat(keys), torch.cat(values))
 
 
 EXERCISES["09.3"] = Exercise(
-    right=lambda shapes, bits: -(-_numbers(shapes) * bits // 8),
-    cases=lambda: [([(320, 4, 3, 3), (320,), (1280, 320), (), (77, 768)], bits) for bits in (16, 32, 8, 4)] + [
-        ([(3,), (5,), (2, 2)], 4)],
-    hint="Multiply a tensor's sides, add the tensors up, divide by 8 bits a byte, and round up.",
+    right=_whole,
+    cases=lambda: [(scale * draw(seed, 5, 8), _pieces(draw(seed + 1, m, 8), draw(seed + 2, m, 3), size))
+                   for seed, scale, m, size in ((0, 1, 12, 4), (3, 1, 7, 3), (6, 200, 12, 4), (9, 1, 1, 2))],
+    hint="Remember three things: the largest score so far, the sum of e^(score - largest), and the values with these "
+         "weights. A larger score makes all older weights e^(old - new) times as large.",
     mistakes={
-        "Those are bits. A byte has 8 of them.": lambda shapes, bits: _numbers(shapes) * bits,
-        "You count numbers. Each takes bits / 8 bytes.": lambda shapes, bits: _numbers(shapes),
-        "You take 4 bytes for every number. That is float32, 32 bits.": lambda shapes, bits: 4 * _numbers(shapes),
-        "You take 2 bytes for every number. That is right for 16 bits only.": lambda shapes, bits: 2 * _numbers(shapes),
-        "You add the sides of a tensor. Multiply them.": lambda shapes, bits: -(-sum(map(sum, shapes)) * bits // 8),
-        "The shape () has one number, not none.": lambda shapes, bits: -(-_numbers(filter(None, shapes)) * bits // 8),
-        "bits // 8 is 0 for 4 bits. Multiply by the bits first.": lambda shapes, bits: _numbers(shapes) * (bits // 8),
-        "You round down: half a byte takes a byte.": lambda shapes, bits: _numbers(shapes) * bits // 8,
-        "You return a fraction of a byte. Round up.": lambda shapes, bits: _numbers(shapes) * bits / 8,
-        "You round each tensor up. They are packed together: round the total.":
-            lambda shapes, bits: sum(-(-math.prod(shape) * bits // 8) for shape in shapes),
-        "You return mebibytes instead of bytes.": lambda shapes, bits: _numbers(shapes) * bits / 8 / 2**20})
+        "When a larger score turns up, the old sum and the old values must shrink by e^(old - new).":
+            _fused(keep_sum=lambda old, new: 1.0),
+        "The values that you have added up must shrink with their sum.": _fused(keep_values=lambda old, new: 1.0),
+        "The sum must shrink with the values that you have added up.":
+            _fused(keep_sum=lambda old, new: 1.0, keep_values=lambda old, new: (old - new).exp()),
+        "You shrink by e^(new - old), which grows. What was counted against the old largest score counts for less now.":
+            _fused(keep_sum=lambda old, new: (new - old).exp().nan_to_num(posinf=1.0)),
+        "e to the 89 is infinite in float32. Subtract the largest score so far.":
+            _fused(ceiling=lambda old, found: torch.zeros_like(found)),
+        "The largest score of the first piece is not enough: later ones may exceed it by hundreds.":
+            _fused(ceiling=lambda old, found: torch.where(old.isinf(), found, old)),
+        "The largest score of a piece must not replace a larger one from before. Take the maximum of both.":
+            _fused(ceiling=lambda old, found: found, keep_sum=lambda old, new: 1.0),
+        "Scores are divided by the root of d.": _fused(scaled=False),
+        "You keep the pieces, but each overwrites the one before. Use it before you ask for the next.": _collected,
+        "A mean over the pieces gives all of them the same weight, whatever their scores.": _averaged,
+        "You return what the last piece gives.": _last})
 
 
 # --- 09.4: bytes for training a LoRA

@@ -1,5 +1,5 @@
 """Wrong answers to the exercises of chapter 09, each with a part of its hint."""
-import numpy as np
+import torch
 
 # --- 09.1
 
@@ -82,60 +82,103 @@ def takes_the_root(config, level):
 
 # --- 09.3
 
-def numbers_in(shapes):
-    return sum(int(np.prod(shape)) for shape in shapes)
+def scores_of(q, k):
+    return q @ k.transpose(0, 1) / q.shape[-1] ** 0.5
 
 
-def gives_bits(shapes, bits):
-    return numbers_in(shapes) * bits
+def never_shrinks(q, pieces):
+    top, total, mixed = torch.full([len(q)], -torch.inf), torch.zeros(len(q)), 0
+    for k, v in pieces:
+        scores = scores_of(q, k)
+        top = torch.maximum(top, scores.max(dim=1).values)
+        weights = torch.exp(scores - top[:, None])
+        total, mixed = total + weights.sum(1), mixed + weights @ v
+    return mixed / total[:, None]
 
 
-def gives_numbers(shapes, bits):
-    return numbers_in(shapes)
+def shrinks(q, pieces, of_sum, of_values):
+    top, total, mixed = None, 0, 0
+    for k, v in pieces:
+        scores = scores_of(q, k)
+        highest = scores.max(dim=1, keepdim=True).values
+        new = highest if top is None else torch.max(top, highest)
+        factor = 1 if top is None else torch.exp(top - new)
+        weights = torch.exp(scores - new)
+        total = total * (factor if of_sum else 1) + weights.sum(dim=1, keepdim=True)
+        mixed = mixed * (factor if of_values else 1) + weights @ v
+        top = new
+    return mixed / total
 
 
-def takes_four_bytes(shapes, bits):
-    return numbers_in(shapes) * 4
+def forgets_the_values(q, pieces):
+    return shrinks(q, pieces, True, False)
 
 
-def takes_two_bytes(shapes, bits):
-    return numbers_in(shapes) * 2
+def forgets_the_sum(q, pieces):
+    return shrinks(q, pieces, False, True)
 
 
-def adds_the_sides(shapes, bits):
-    return -(-sum(sum(shape) for shape in shapes) * bits // 8)
+def subtracts_nothing(q, pieces):
+    total, mixed = 0, 0
+    for k, v in pieces:
+        weights = torch.exp(scores_of(q, k))
+        total, mixed = total + weights.sum(dim=1, keepdim=True), mixed + weights @ v
+    return mixed / total
 
 
-def divides_the_bits_first(shapes, bits):
-    return numbers_in(shapes) * (bits // 8)
+def keeps_the_first_maximum(q, pieces):
+    top, total, mixed = None, 0, 0
+    for k, v in pieces:
+        scores = scores_of(q, k)
+        top = scores.max(dim=1, keepdim=True).values if top is None else top
+        weights = torch.exp(scores - top)
+        total, mixed = total + weights.sum(dim=1, keepdim=True), mixed + weights @ v
+    return mixed / total
 
 
-def rounds_down(shapes, bits):
-    return numbers_in(shapes) * bits // 8
+def takes_a_maximum_for_each_piece(q, pieces):
+    total, mixed = 0, 0
+    for k, v in pieces:
+        scores = scores_of(q, k)
+        weights = torch.exp(scores - scores.max(dim=1, keepdim=True).values)
+        total, mixed = total + weights.sum(dim=1, keepdim=True), mixed + weights @ v
+    return mixed / total
 
 
-def does_not_round(shapes, bits):
-    return numbers_in(shapes) * bits / 8
+def forgets_the_root(q, pieces):
+    return shrinks(q * q.shape[-1] ** 0.5, pieces, True, True)
 
 
-def rounds_each_tensor(shapes, bits):
-    return sum((int(np.prod(shape)) * bits + 7) // 8 for shape in shapes)
+def keeps_every_piece(q, pieces):
+    pieces = list(pieces)
+    keys, values = torch.cat([k for k, _ in pieces]), torch.cat([v for _, v in pieces])
+    return torch.softmax(scores_of(q, keys), dim=1) @ values
 
 
-def misses_the_single_number(shapes, bits):
-    return (sum(int(np.prod(shape)) for shape in shapes if len(shape)) * bits + 7) // 8
+def averages_the_pieces(q, pieces):
+    results = [torch.softmax(scores_of(q, k), dim=1) @ v for k, v in pieces]
+    return sum(results) / len(results)
 
 
-def gives_mebibytes(shapes, bits):
-    return numbers_in(shapes) * bits / 8 / 1024 / 1024
+def adds_the_pieces(q, pieces):
+    return sum(torch.softmax(scores_of(q, k), dim=1) @ v for k, v in pieces)
 
 
-def adds_a_header(shapes, bits):
-    return (numbers_in(shapes) * bits + 7) // 8 + 8
+def returns_the_last(q, pieces):
+    for k, v in pieces:
+        result = torch.softmax(scores_of(q, k), dim=1) @ v
+    return result
 
 
-def gives_each_tensor(shapes, bits):
-    return [int(np.prod(shape)) * bits // 8 for shape in shapes]
+def gives_a_row_for_each_value(q, pieces):
+    return shrinks(q, pieces, True, True).T
+
+
+def does_not_divide(q, pieces):
+    mixed = 0
+    for k, v in pieces:
+        mixed = mixed + torch.exp(scores_of(q, k)) @ v
+    return mixed
 
 
 # --- 09.4
@@ -218,19 +261,20 @@ WRONG = {
         (takes_the_root, "The values are off"),
     ],
     "09.3": [
-        (gives_bits, "Those are bits"),
-        (gives_numbers, "You count numbers"),
-        (takes_four_bytes, "You take 4 bytes"),
-        (takes_two_bytes, "You take 2 bytes"),
-        (adds_the_sides, "You add the sides"),
-        (divides_the_bits_first, "is 0 for 4 bits"),
-        (rounds_down, "You round down"),
-        (does_not_round, "a fraction of a byte"),
-        (rounds_each_tensor, "round the total"),
-        (misses_the_single_number, "has one number, not none"),
-        (gives_mebibytes, "You return mebibytes"),
-        (adds_a_header, "The values are off"),
-        (gives_each_tensor, "Expected a number"),
+        (never_shrinks, "must shrink by e^(old - new)"),
+        (forgets_the_values, "must shrink with their sum"),
+        (forgets_the_sum, "must shrink with the values"),
+        (subtracts_nothing, "is infinite in float32"),
+        (keeps_the_first_maximum, "of the first piece is not enough"),
+        (takes_a_maximum_for_each_piece, "must not replace a larger one"),
+        (forgets_the_root, "divided by the root of d"),
+        (keeps_every_piece, "each overwrites the one before"),
+        (averages_the_pieces, "A mean over the pieces"),
+        (adds_the_pieces, "Remember three things"),
+        (returns_the_last, "what the last piece gives"),
+        (does_not_divide, "The values are off"),
+        (gives_a_row_for_each_value, "Expected a tensor of shape"),
+        (scores_of, "stops with"),
     ],
     "09.4": [
         (forgets_the_gradients, "four numbers of 4"),
