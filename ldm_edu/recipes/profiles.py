@@ -64,7 +64,7 @@ PROFILES = {
         "clip": _profile(3000, 1e-3, batch=128, scenes=30_000, minutes=30,        # large: others are the negatives
                          weight_decay=0.05),
         "ldm": _profile(14_000, 2e-3, batch=64, scenes=100_000, minutes=215),     # what is left of eight hours
-        "dit": _profile(4000, 4e-3, batch=64, scenes=20_000, minutes=30),
+        "dit": _profile(5000, 4e-3, batch=64, scenes=30_000, minutes=55),
         # A pair of noise and picture teaches more than a scene, since nothing is left to chance; 6000 take 40 minutes.
         "few_steps": _profile(1800, 2e-3, batch=64, scenes=6000, minutes=70, muon=False)},
     "gpu": {

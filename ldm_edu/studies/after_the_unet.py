@@ -1,10 +1,11 @@
 """What came after the U-Net? Noise or velocity as the target, U-Net or transformer, at the same training compute.
 
-`python -m ldm_edu.studies after_the_unet [--threads 1]` trains three networks from random weights, with three seeds
-each: a U-Net that learns the noise, a U-Net that learns the velocity of rectified flow, and a transformer that learns
-the velocity. Latents, captions, text encoder (frozen), optimizer and judge are the same. To data/dit/table.csv it
-writes how much of their prompts they draw, at four looks during the training and then in 2 to 30 steps, and how
-straight their paths are. Ten minutes a training on a core; finished ones are not repeated.
+`python -m ldm_edu.studies after_the_unet [--threads 1]` trains four networks from random weights, with three seeds
+each, and each differs from the one before in one thing: a U-Net that learns the noise; one whose loss stresses the
+times that rectified flow stresses; a U-Net that learns the velocity of rectified flow; and a transformer that does.
+Latents, captions, text encoder (frozen), optimizer and judge are the same. To data/dit/table.csv it writes how much of
+their prompts they draw, at four looks during the training and then in 2 to 30 steps, and how straight their paths are.
+Ten minutes a training on a core; finished ones are not repeated.
 """
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ SCHEDULE = scaled_linear_schedule()
 # Smaller than what we ship, so that a core trains them: at little compute small networks learn more.
 SMALL_UNET = UNetConfig(channels=(32, 64), attention=(True, True), heads=4, context_dim=128, groups=16, sample_size=8)
 SMALL_DIT = DiTConfig(dim=96, layers=6, heads=3)
-ARMS = ("U-Net, noise", "U-Net, velocity", "transformer, velocity")
+ARMS = ("U-Net, noise", "U-Net, noise, flow's times", "U-Net, velocity", "transformer, velocity")
 LOOK_STEPS, SWEEP = 16, (2, 4, 8, 16, 30)    # of the sampler: at looks during the training, and after it
 LOOKS = (0.25, 0.5, 0.75, 1.0)               # shares of the compute
 
@@ -112,9 +113,19 @@ class FlowUNet(UNet):
 
 def build(arm: str) -> UNet | DiT:
     """Build the network of an arm."""
-    if arm == ARMS[2]:
+    if "transformer" in arm:
         return DiT(SMALL_DIT)
-    return (UNet if arm == ARMS[0] else FlowUNet)(SMALL_UNET).to(memory_format=torch.channels_last)
+    return (UNet if "noise" in arm else FlowUNet)(SMALL_UNET).to(memory_format=torch.channels_last)
+
+
+def flow_weights(schedule: Schedule) -> Tensor:
+    """Loss weights over t with which a noise loss is rectified flow's, up to a factor: (T,), of mean 1.
+
+    An error in eps is 1 + sigma times as large in v (exercise 12.2), and `logit_normal` draws log sigma from N(0, 1).
+    """
+    log_sigma = schedule.sigma.log()
+    weight = (-log_sigma.square() / 2).exp() * torch.gradient(log_sigma)[0] * (1 + schedule.sigma) ** 2
+    return weight / weight.mean()
 
 
 def training_flop(arm: str) -> float:
@@ -126,10 +137,10 @@ def training_flop(arm: str) -> float:
 
 def train_arm(arm: str, seed: int, args: Namespace, judge: Judge) -> tuple[list[Drawn], nn.Module]:
     """Train one arm for the compute of `args.steps` steps of the U-Net, or as many steps if that is more; draw."""
-    device, noise, cost, rows = torch.device(args.device), arm == ARMS[0], training_flop(arm), []
+    device, noise, cost, rows = torch.device(args.device), "noise" in arm, training_flop(arm), []
     latents, ids = latents_and_captions(MODEL, args.scenes, device)
     text, schedule = frozen_text(MODEL, device), Schedule(SCHEDULE.betas.to(device))
-    weight = loss_weights(schedule)
+    weight = flow_weights(schedule) if "flow" in arm else loss_weights(schedule)
     same = args.steps * training_flop(ARMS[0]) / cost    # steps at the compute of the U-Net
     marks = {max(1, round(share * same)) for share in LOOKS} | {args.steps}
     torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm_edu import DATA
 from ldm_edu.dit import DiT, DiTConfig
-from ldm_edu.flow import flow_euler, flow_levels, velocity_from_eps
+from ldm_edu.flow import flow_euler, flow_levels, logit_normal, velocity_from_eps
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.samplers import ddim, last_x
 from ldm_edu.schedule import timesteps
@@ -21,6 +21,7 @@ from ldm_edu.studies.after_the_unet import (
     FlowUNet,
     Judge,
     build,
+    flow_weights,
     path_length,
     sample,
     training_flop,
@@ -65,13 +66,26 @@ def test_compute_is_counted():
     tokens, d, numbers = 32 + patches, c.dim, c.channels * c.patch_size**2
     block = tokens * (4 * d * d + 8 * d * d + 2 * tokens * d) + 6 * d * d
     total = patches * numbers * d * 2 + 32 * c.context_dim * d + 2 * d * d + c.layers * block + 2 * d * d
-    assert training_flop(ARMS[2]) == pytest.approx(3 * 2 * total, rel=1e-6)
-    assert training_flop(ARMS[0]) == training_flop(ARMS[1]) > 0
+    assert training_flop(ARMS[3]) == pytest.approx(3 * 2 * total, rel=1e-6)
+    assert training_flop(ARMS[0]) == training_flop(ARMS[1]) == training_flop(ARMS[2]) > 0
 
 
 def test_the_networks_are_alike_in_size():
     sizes = [sum(p.numel() for p in build(arm).parameters()) for arm in ARMS]
-    assert [type(build(arm)) for arm in ARMS] == [UNet, FlowUNet, DiT] and max(sizes) < 2 * min(sizes), sizes
+    assert [type(build(arm)) for arm in ARMS] == [UNet, UNet, FlowUNet, DiT] and max(sizes) < 2 * min(sizes), sizes
+
+
+def test_flow_weights_make_a_noise_loss_that_of_a_flow():
+    """For errors at some noise levels alone, against the flow's loss itself at a million times of its own."""
+    t = logit_normal(1_000_000, torch.Generator().manual_seed(0)).double()
+    sigma, own = t / (1 - t), SCHEDULE.sigma.double()
+    flow, noise = [], []
+    for low, high in ((0.1, 0.2), (0.2, 0.5), (0.5, 1), (1, 3), (3, 8), (8, 14)):
+        flow.append(((sigma > low) & (sigma < high)).double().mul((1 + sigma) ** 2).mean())    # of an error 1 in eps
+        noise.append((flow_weights(SCHEDULE) * ((own > low) & (own < high))).mean())
+    factor = torch.tensor(noise) / torch.tensor(flow)
+    torch.testing.assert_close(factor, factor.mean().expand(6), rtol=0.05, atol=0)
+    assert flow_weights(SCHEDULE).mean() == pytest.approx(1)
 
 
 def test_each_way_of_sampling_is_the_one_it_says():
@@ -95,7 +109,7 @@ def test_the_judge_knows_the_shipped_model_from_a_deaf_one(judge):
         accuracy, all_right, length = judge(unet, sampler, 4.0, 8)
         assert accuracy > 0.9 and all_right > 0.6, (sampler, accuracy, all_right)
         assert math.isnan(length) == (sampler == "ddim") and not length < 1
-    accuracy, all_right, length = judge(build(ARMS[2]), "flow_euler", 4.0, 1)    # untrained: it answers 0
+    accuracy, all_right, length = judge(build(ARMS[3]), "flow_euler", 4.0, 1)    # untrained: it answers 0
     assert accuracy < 0.6 and all_right < 0.2
 
 
@@ -129,13 +143,14 @@ def test_the_command_spends_the_same_compute_and_does_not_train_twice(tmp_path, 
     main(["after_the_unet", "--arms", ARMS[0], *options])
     main(["after_the_unet", *options])
     rows = read_table(tmp_path / "table.csv", Drawn)
-    assert len(begun) == 3 and {row.arm for row in rows} == {*ARMS}
+    assert len(begun) == 4 and {row.arm for row in rows} == {*ARMS}
     spent = {arm: max(row.tflop for row in rows if row.arm == arm) for arm in ARMS}
-    assert spent[ARMS[2]] == pytest.approx(spent[ARMS[0]], rel=0.1) and spent[ARMS[1]] == spent[ARMS[0]]
+    assert spent[ARMS[3]] == pytest.approx(spent[ARMS[0]], rel=0.1)
+    assert spent[ARMS[0]] == spent[ARMS[1]] == spent[ARMS[2]]
     seen = {arm: sorted({row.latents for row in rows if row.arm == arm}) for arm in ARMS}
-    assert seen[ARMS[0]] == [4, 8, 12, 16] and seen[ARMS[0]][-1] in seen[ARMS[2]] and len(seen[ARMS[2]]) == 5
+    assert seen[ARMS[0]] == [4, 8, 12, 16] and seen[ARMS[0]][-1] in seen[ARMS[3]] and len(seen[ARMS[3]]) == 5
     for arm in ARMS:
         last = [row[4:7] for row in rows if row.arm == arm and row.tflop == spent[arm]]
-        expected = [(s, 4.0, n) for s in (["ddim"] if arm == ARMS[0] else []) + ["flow_euler"] for n in (1, 2)]
+        expected = [(s, 4.0, n) for s in (["ddim"] if "noise" in arm else []) + ["flow_euler"] for n in (1, 2)]
         assert sorted(last) == sorted([*expected, ("flow_euler", 1.0, 2)])
     assert all(math.isnan(row.length) == (row.sampler == "ddim") for row in rows)
