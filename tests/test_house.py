@@ -19,7 +19,7 @@ MAY_IMPORT = {    # room -> the rooms that it may import besides itself; "lesson
     "studies": ("lesson", "support", "tiny_worlds", "metrics", "doctor", "recipes"),
     "course": ("lesson", "support", "tiny_worlds", "metrics", "doctor", "recipes", "studies"),
 }
-MAX_LESSON_FILES, MAX_LESSON, MAX_PACKAGE = 20, 2510, 11_330    # files; lines; 9,000 is the aim for the package
+MAX_LESSON_FILES, MAX_LESSON, MAX_PACKAGE = 20, 2510, 11_390    # files; lines; 9,000 is the aim for the package
 MAX_FILE, MAX_DEFINITION = 250, 55    # lines; in a definition, docstrings and blank lines are not counted
 LONGER = {"LatentDiffusion": 81}      # the whole interface of a model
 
