@@ -44,7 +44,7 @@ def claim(id: str, figure: str) -> None:
     entry = claims[id]
     entered = "" if figure in entry.figure.values() else f"   (entered: {'; '.join(entry.figure.values())})"
     print(_wrapped("claim     ", f"{id}: {entry.statement}"))
-    print(f"measured  {figure}{entered}")
+    print(_wrapped("measured  ", f"{figure}{entered}"))
     print(_wrapped("verdict   ", ". ".join(filter(None, (entry.verdict, entry.correction)))))
 
 
