@@ -26,8 +26,8 @@ def shipped():
 
 
 def card_table() -> dict[str, dict[str, float]]:
-    """Rows of the card's table of figures by name, for each sampler; percentages as shares."""
-    card = (CHECKPOINT / "README.md").read_text(encoding="utf-8")
+    """Rows of the card's table of figures by name, for each sampler, without spreads; percentages as shares."""
+    card = re.sub(r" ± [\d.]+", "", (CHECKPOINT / "README.md").read_text(encoding="utf-8"))
     samplers = re.search(r"^\| 512 prompts.*?\| (.*) \|$", card, re.MULTILINE)[1].split(" | ")
     rows = re.findall(r"^\| ([a-z1].*?) \| ([\d.]+(?: ?%| s)?(?: \| [\d.]+(?: ?%| s)?)*) \|$", card, re.MULTILINE)
     table = {sampler: {} for sampler in samplers}

@@ -29,6 +29,7 @@ from ldm_edu.studies.after_the_unet import (
 from ldm_edu.support.tables import read_table
 from ldm_edu.training import train
 from ldm_edu.unet import UNet, UNetConfig
+from ldm_edu.weights import load_dit
 
 OPTIONS = Namespace(steps=8, batch=4, scenes=12, count=4, device="cpu")
 
@@ -111,6 +112,15 @@ def test_the_judge_knows_the_shipped_model_from_a_deaf_one(judge):
         assert math.isnan(length) == (sampler == "ddim") and not length < 1
     accuracy, all_right, length = judge(build(ARMS[3]), "flow_euler", 4.0, 1)    # untrained: it answers 0
     assert accuracy < 0.6 and all_right < 0.2
+
+
+def test_the_shipped_transformer_draws_what_it_is_told(judge):
+    """Nearly as well as the card says, on a few prompts; deaf to its words, it guesses."""
+    model = load_dit(DATA / "dit")
+    accuracy, all_right, length = judge(model, "flow_euler", 4.0, 8)
+    assert accuracy > 0.9 and all_right > 0.6 and 1 < length < 1.3, (accuracy, all_right, length)
+    torch.nn.init.zeros_(model.context_in.weight)
+    assert judge(model, "flow_euler", 4.0, 8)[0] < 0.6
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -74,7 +74,7 @@ def _pieces(keys, values, size):
 
 
 def _fused(scaled=True, ceiling=torch.maximum, keep_sum=lambda old, new: (old - new).exp(), keep_values=None):
-    """Attention over pieces. ceiling: of (old, found); keep_*: what the old sum and the old values are multiplied by."""
+    """Attention over pieces. ceiling: of (old, found); keep_*: factors of the old sum and of the old values."""
     def answer(q, pieces):
         top, total, mixed = torch.full((len(q), 1), -math.inf), torch.zeros(len(q), 1), 0.0
         for k, v in pieces:
