@@ -9,6 +9,7 @@ from torch import Tensor
 from ldm_edu import DATA
 from ldm_edu.dit import DiT, DiTConfig
 from ldm_edu.flow import flow_euler, flow_levels, logit_normal, velocity_from_eps
+from ldm_edu.losses import loss_weights
 from ldm_edu.pipeline import LatentDiffusion
 from ldm_edu.samplers import ddim, last_x
 from ldm_edu.schedule import timesteps
@@ -144,6 +145,10 @@ def test_each_arm_minimises_what_it_says(arm, judge, small, monkeypatch):
     assert caught["loss_fn"](knows, torch.Generator().manual_seed(0))["loss"] < 1e-8
     assert seen[0].is_floating_point() == ("velocity" in arm) and caught["config"].seed == 3
     assert isinstance(caught["network"], DiT if "transformer" in arm else UNet)
+    if "noise" in arm:
+        stressed = flow_weights(SCHEDULE) if arm == "U-Net, noise, flow's times" else loss_weights(SCHEDULE)
+        monkeypatch.setattr(after_the_unet, "noise_loss", lambda *given: given[4])
+        assert torch.equal(caught["loss_fn"](knows, torch.Generator())["loss"], stressed)
 
 
 def test_the_command_spends_the_same_compute_and_does_not_train_twice(tmp_path, small, monkeypatch):
