@@ -104,7 +104,7 @@ def test_each_condition_tells_scenes_apart_that_the_latent_does_not(stage, world
     average = (eps - eps.mean(0)).square().mean()
     trained = [p for p in stage.parameters() if p.requires_grad]
     before = {name: value.clone() for name, value in stage.state_dict().items()}
-    optimizer = torch.optim.Adam(trained, 1e-3)
+    optimizer = torch.optim.Adam(trained, 1e-3, fused=True)
     for _ in range(STEPS):
         for context in contexts(stage, worlds).values():
             loss = latent_loss(stage.unet, z_0, context, t, eps, schedule).mean()

@@ -151,6 +151,7 @@ def test_each_arm_minimises_what_it_says(arm, judge, small, monkeypatch):
         assert torch.equal(caught["loss_fn"](knows, torch.Generator())["loss"], stressed)
 
 
+@pytest.mark.slow
 def test_the_command_spends_the_same_compute_and_does_not_train_twice(tmp_path, small, monkeypatch):
     begun = []
     monkeypatch.setattr(after_the_unet, "train", lambda *arguments: begun.append(0) or train(*arguments))

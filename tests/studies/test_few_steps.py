@@ -49,6 +49,7 @@ def test_every_student_is_measured_at_its_own_number_of_steps():
     assert {(name, steps, 1.0) for name, steps in STUDENTS.items()} <= set(RUNS) and len(set(RUNS)) == len(RUNS)
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_measures_once(small, tmp_path, monkeypatch):
     begun, trained = [], few_steps.train_student
     monkeypatch.setattr(few_steps, "train_student", lambda name, *more: begun.append(name) or trained(name, *more))

@@ -153,6 +153,7 @@ def test_the_stored_tables_are_those_of_the_command():
         *(("inversion", g, 0, i) for g in EDIT_SCALES for i in range(48))}
 
 
+@pytest.mark.slow
 def test_the_smallest_edits_are_those_stored(monkeypatch):
     monkeypatch.setattr(study, "FILLINGS", {"inpaint 2 x 2": dict(steps=2, rounds=2)})
     monkeypatch.setattr(study, "EDIT_STRENGTHS", (0.1,))

@@ -185,7 +185,8 @@ def sigint_is_heard():
 
 
 @pytest.mark.parametrize("moment, command", [
-    ("loading PyTorch", "segmenter"), ("scenes:", "segmenter --threads 2"), ("latents:", f"own {OWN}")])
+    ("loading PyTorch", "segmenter"), ("scenes:", "segmenter --threads 2"),
+    pytest.param("latents:", f"own {OWN}", marks=pytest.mark.slow)])
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a group of processes")
 def test_ctrl_c_is_a_sentence_at_any_moment(moment, command, tmp_path, sigint_is_heard):
     """To the whole group, as a terminal sends it: while PyTorch is imported, processes paint, a network learns."""
@@ -226,7 +227,8 @@ def everything(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if "__pycache__" not in path.parts}
 
 
-@pytest.mark.parametrize("command", ["recipes segmenter", f"recipes own {OWN}", "studies pixel_unet --steps 1"])
+@pytest.mark.parametrize("command", ["recipes segmenter", "studies pixel_unet --steps 1",
+                                     pytest.param(f"recipes own {OWN}", marks=pytest.mark.slow)])
 def test_everything_that_is_written_lies_in_out(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(PROFILES, "cpu", {"segmenter": Profile(TrainConfig(1), batch=2, scenes=6)})
