@@ -48,11 +48,12 @@ train: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.course.readme_figures $(OUT)/tiny-worlds --out $(OUT)/samples
 	@cat $(OUT)/training/summary.md
 
-# Two workers with one thread each; a file stays with one worker, the long ones, the notebooks, first.
+# Two workers with one thread each; a file stays with one worker, the long ones first.
 test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED)
 	$(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 --nbval --nbval-current-env \
-	    --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=300 notebooks tests
+	    --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=300 \
+	    notebooks tests/test_pipeline.py tests/doctor tests/recipes tests
 
 # In JupyterLab itself, in a headless Chromium.
 test-browser: $(INSTALLED)

@@ -3,6 +3,7 @@ import csv
 import os
 import subprocess
 import sys
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ def test_a_folder_becomes_a_model_and_a_killed_run_goes_on(tmp_path, capsys, mon
     """
     pictures = worlds(9) | {"wide.jpg": (Image.new("RGB", (300, 100), "orange"), "a zebra, at noon")}
     folder = folder_of(tmp_path / "mine", pictures)
+    monkeypatch.setattr(LatentDiffusion, "text_to_image", partialmethod(LatentDiffusion.text_to_image, steps=4))
     main(["own", str(folder), "--out", str(tmp_path / "whole"), "--steps", "3", "--first-steps", "2", "--batch", "4"])
     assert "the doctor's findings on 10 of the pictures" in capsys.readouterr().out
     for name in ("reconstructions", "samples"):
