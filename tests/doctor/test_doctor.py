@@ -67,6 +67,7 @@ def test_the_shipped_checkpoint_has_one_warning(few, request, capsys):
     assert said.startswith("warning, KL: 1 of 4 latent channels hold 0.00") and said.count("  -> ") == 1
 
 
+@pytest.mark.slow
 def test_and_by_a_margin(ldm, examples):
     """Far stricter bounds hold as well, so the next checkpoint will not fail by chance."""
     with torch.no_grad():

@@ -95,6 +95,7 @@ def contexts(stage: SecondStage, worlds: dict) -> dict[str, Tensor]:
     return {"text": stage.text(worlds["text"]), "image": stage.image(worlds["image"]), "map": stage.map(worlds["map"])}
 
 
+@pytest.mark.slow
 def test_each_condition_tells_scenes_apart_that_the_latent_does_not(stage, worlds):
     """One noisy latent, two scenes behind it: who is told which can find the noise, who is not can only average."""
     schedule, t = scaled_linear_schedule(), torch.tensor([300, 300])

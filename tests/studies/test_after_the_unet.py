@@ -104,6 +104,7 @@ def test_each_way_of_sampling_is_the_one_it_says():
         assert torch.equal(last_x(sample(predict, x, sampler, 3)), last_x(expected))
 
 
+@pytest.mark.slow
 def test_the_judge_knows_the_shipped_model_from_a_deaf_one(judge):
     """As a diffusion model and, without another training, as a flow model."""
     unet = LatentDiffusion.from_pretrained(DATA / "tiny-worlds").unet

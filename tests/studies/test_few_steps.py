@@ -76,6 +76,7 @@ def test_a_root_that_is_not_there_is_a_sentence(small, tmp_path, capsys):
     assert end.value.code == 2 and "nowhere" in capsys.readouterr().err and not (tmp_path / "work/1-step").exists()
 
 
+@pytest.mark.slow
 def test_the_recipes_lora_is_not_trained_again(small, tmp_path):
     """It is the student of four steps."""
     start(small, "1 step", more=["--only-train"])

@@ -46,6 +46,7 @@ def test_the_captions_are_the_recipes_and_counted():
         assert counts == [named(tokenizer.decode(row)) for row in ids]
 
 
+@pytest.mark.slow
 def test_the_shipped_model_prefers_what_is_true_and_a_deaf_one_guesses(lessons, monkeypatch):
     """A model that never hears the caption has the same loss under both: no true caption is ever preferred."""
     monkeypatch.setattr(prompt_following, "LEVELS", (350, 800))
