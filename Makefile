@@ -43,6 +43,8 @@ tour: $(INSTALLED)
 # killed run.
 PROFILE ?= cpu
 OUT ?= out/train
+# Training has idle cores for hours: threads that spin for a moment make it half as fast again there.
+train: export GOMP_SPINCOUNT = 100000
 train: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.recipes all --profile $(PROFILE) --out $(OUT) $(TRAIN)
 	$(VENV)/bin/python -m ldm_edu.course.readme_figures $(OUT)/tiny-worlds --out $(OUT)/samples
