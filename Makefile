@@ -43,7 +43,7 @@ tour: $(INSTALLED)
 # killed run.
 PROFILE ?= cpu
 OUT ?= out/train
-# Training has idle cores for hours: threads that spin for a moment make it half as fast again there.
+# Training has both cores to itself for hours. There, threads that spin while they wait cut a step's time by a third.
 train: export GOMP_SPINCOUNT = 100000
 train: $(INSTALLED)
 	$(VENV)/bin/python -m ldm_edu.recipes all --profile $(PROFILE) --out $(OUT) $(TRAIN)
